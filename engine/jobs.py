@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def job_id(kind: str, dataset: str, params: dict[str, Any]) -> str:
 
 
 def create(
-    home: Path, kind: str, dataset: str, title: str, params: dict[str, Any], shards: Iterator[pa.Table] = iter(())
+    home: Path, kind: str, dataset: str, title: str, params: dict[str, Any], shards: Iterable[pa.Table] = ()
 ) -> Job:
     """Make a job's folder, whole or not at all. An ended job of the same id is replaced, a live one returned.
 

@@ -1,0 +1,248 @@
+"""The command line: everything the dashboard does, without a browser, on the same store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine import __version__, jobs
+from engine.client import Client
+from engine.records import SignetError
+from engine.settings import home
+
+EXAMPLES = """examples:
+  python -m engine import preferences.jsonl.gz --name mine
+  python -m engine import hh-rlhf-test --name hh
+  python -m engine score mine --model builtin-post
+  python -m engine score mine --model Skywork/Skywork-Reward-V2-Qwen3-0.6B --limit 500
+  python -m engine score mine --model scores.csv --as my-model      (columns pair_id, side, reward)
+  python -m engine label mine --labeler builtin --taxonomy value_imprint
+  python -m engine export mine --what clean --to clean.jsonl
+  python -m engine info mine --json
+
+The store is the folder SIGNET_HOME (default: cache/). A running dashboard and these commands share it."""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class _Bar:
+    """Progress of a job on standard error; one line a change when that is not a terminal."""
+
+    def __init__(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(total=0, desc=title[:40], unit=" entries", file=sys.stderr, mininterval=0.5)
+
+    def __call__(self, job: jobs.Job, state: jobs.State, progress: jobs.Progress) -> None:
+        if progress.total and self._bar.total != progress.total:
+            self._bar.total = progress.total
+        if progress.done != self._bar.n:
+            self._bar.n = progress.done
+            self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _run_job(client: Client, identity: str) -> dict[str, Any]:
+    job = jobs.require(client.home, identity)
+    bar = _Bar(job.title)
+    try:
+        state = client.follow(identity, bar)
+    except KeyboardInterrupt:
+        client.call("cancel", job=identity)
+        raise
+    finally:
+        bar.close()
+    if state.state == "cancelled":
+        raise SignetError(f"Job {identity} was cancelled; `python -m engine jobs --resume {identity}` goes on with it.")
+    return {"job": identity, "seconds": round(state.finished - state.started, 2), **(state.counts or {})}
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise SignetError(f"--option {pair!r}: write KEY=VALUE.")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def _import(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    source = args.source
+    if Path(source).exists() or any(sign in source for sign in "*?["):
+        source = str(Path(source).resolve())
+    started = client.call("import", source=source, name=args.name, options=_options(args.option))
+    _run_job(client, started["job"])
+    found = client.call("info", dataset=args.name)
+    keys = ("name", "kind", "shape", "pairs", "entries", "skipped", "flags", "note", "labelers")
+    return {key: found[key] for key in keys}
+
+
+def _score(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    options = _options(args.option) | ({"name": args.as_name} if args.as_name else {})
+    model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
+    started = client.call("score", dataset=args.dataset, model=model, limit=args.limit, options=options)
+    return _run_job(client, started["job"]) if "job" in started else started
+
+
+def _label(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    started = client.call(
+        "label", dataset=args.dataset, labeler=args.labeler, taxonomy_name=args.taxonomy, limit=args.limit,
+        options=_options(args.option),
+    )  # fmt: skip
+    return _run_job(client, started["job"])
+
+
+def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    target = Path(args.to).resolve()
+    if not target.parent.is_dir():
+        raise SignetError(f"{target.parent} is not a folder; make it first.")
+    written = client.call("export", dataset=args.dataset, what=args.what, suffix=target.suffix)
+    shutil.move(written["path"], target)
+    return written | {"path": str(target)}
+
+
+def _info(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    return client.call("info", dataset=args.dataset)
+
+
+def _jobs(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    for verb in ("cancel", "resume", "remove"):
+        identity = getattr(args, verb)
+        if identity:
+            client.call(verb, job=identity)
+            return _run_job(client, identity) if verb == "resume" else {"job": identity, "state": verb}
+    listed = []
+    for job in jobs.all_jobs(client.home):
+        state, progress = jobs.read_state(job), jobs.progress(job)
+        listed.append({"job": job.id, "title": job.title, "state": state.state, "done": progress.done,
+                       "total": progress.total, "error": state.error})  # fmt: skip
+    return {"jobs": listed}
+
+
+def _delete(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    return client.call("delete", dataset=args.dataset)
+
+
+def _demo(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    return client.call("demo")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m engine", description="Audit what preference data and reward models value.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    top.add_argument("--version", action="version", version=f"signet {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., dict[str, Any]], text: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=text, description=text, epilog=f"example:\n  python -m engine {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+        return made
+
+    def option(made: argparse.ArgumentParser, text: str) -> None:
+        made.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+    made = command("import", _import, "Read a dataset into the store.", "import hh-rlhf-test --name hh")
+    made.add_argument("source", help="a file, a folder, a quoted glob, a hub id, or hh-rlhf-test")
+    made.add_argument("--name", required=True, help="what to call the dataset")
+    option(made, 'how to read it: shape=generic, columns={"prompt": "q", ...}, split=test, ...')
+
+    made = command("score", _score, "Score a dataset with a reward model.", "score hh --model builtin-post")
+    made.add_argument("dataset")
+    made.add_argument("--model", required=True, help="builtin-pre, builtin-post, a hub id, a folder, a file of scores")
+    made.add_argument("--limit", type=_positive, help="only so many pairs, drawn at random")
+    made.add_argument("--as", dest="as_name", help="name of the model whose scores a file holds")
+    option(made, "how to score: format=chat, dtype=float16, max_length=1024, ...")
+
+    made = command("label", _label, "Label a dataset's entries.", "label hh --labeler builtin --taxonomy seal")
+    made.add_argument("dataset")
+    made.add_argument("--labeler", required=True, help="builtin, surface, ...")
+    made.add_argument("--taxonomy", required=True, help="seal, value_imprint, schwartz, surface, or your own")
+    made.add_argument("--limit", type=_positive, help="only so many pairs, drawn at random")
+    option(made, "parameters of the labeler")
+
+    made = command("export", _export, "Write a table of a dataset to a file.", "export hh --what rewards --to r.csv")
+    made.add_argument("dataset")
+    made.add_argument("--what", required=True, choices=("pairs", "rewards", "labels", "clean"))
+    made.add_argument("--to", required=True, help="a file ending in csv, jsonl or parquet")
+
+    made = command("info", _info, "What the store, or one dataset, holds.", "info hh --json")
+    made.add_argument("dataset", nargs="?")
+
+    made = command("jobs", _jobs, "List jobs; cancel, resume or forget one.", "jobs --resume score-0123456789")
+    for verb, text in (("cancel", "stop it"), ("resume", "go on with it"), ("remove", "forget it, keep its results")):
+        made.add_argument(f"--{verb}", metavar="JOB", help=text)
+
+    made = command("delete", _delete, "Delete a dataset with what only it uses.", "delete hh")
+    made.add_argument("dataset")
+    command("demo", _demo, "Put the bundled audit into the store.", "demo")
+    return top
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def printable(text: str) -> str:
+    """Text with control characters escaped, so that what a dataset holds cannot drive a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _show(value: Any, indent: int = 0) -> None:
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], dict):
+            print(f"{' ' * indent}{key}:")
+            for one in item:
+                print(printable(f"{' ' * indent}  - " + ", ".join(f"{k}: {v}" for k, v in one.items())))
+        elif isinstance(item, dict):
+            print(f"{' ' * indent}{key}:")
+            _show(item, indent + 2)
+        else:
+            print(printable(f"{' ' * indent}{key}: {item}"))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; 0 done, 1 input or world wrong (one sentence), 2 wrong words, 130 interrupted."""
+    try:
+        args = parser().parse_args(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        with Client(home()) as client:
+            result = args.run(client, args)
+    except SignetError as error:
+        _say(printable(" ".join(str(error).split())))
+        return 1
+    except KeyboardInterrupt:
+        _say("Interrupted; what was finished is kept.")
+        return 130
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False, default=str))
+    else:
+        _show(result)
+    return 0

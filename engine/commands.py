@@ -1,0 +1,199 @@
+"""What can be asked of a store's owner, by name: the same operations serve the dashboard and the command line.
+
+Each takes the open store and plain JSON arguments, and returns plain JSON. Operations that take long make a job and
+return its id. Asking twice is harmless: jobs are content-addressed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine import bundle, catalog, export, jobs, labelers, models, scores_file, taxonomy
+from engine.records import SignetError
+from engine.store import FLAGS, Store, ensure_labeler, ensure_model, ensure_taxonomy
+
+Result = dict[str, Any]
+
+
+def import_dataset(store: Store, source: str, name: str, options: dict[str, Any] | None = None) -> Result:
+    """Start reading a source into a new dataset. `hh-rlhf-test` is Anthropic's test split, from hub or file."""
+    name = name.strip()
+    if not name or len(name) > 200 or not name.isprintable():
+        raise SignetError("A dataset's name must be 1 to 200 printable characters.")
+    con = store.read()
+    if any(one.name == name for one in catalog.datasets(con)):
+        raise SignetError(f"A dataset named {name!r} exists; choose another name or delete it first.")
+    params = {"source": bundle.resolve_source(source), "options": options or {}}
+    return {"job": jobs.create(store.home, "import", name, f"Import {name}", params).id}
+
+
+def score(
+    store: Store, dataset: str, model: str, limit: int | None = None, options: dict[str, Any] | None = None
+) -> Result:
+    """Start scoring what has no reward by that model yet; a file of scores is taken at once.
+
+    `limit`: that many pairs, drawn at random. `options`: input format, precision and such; see engine.models.
+    """
+    data = catalog.dataset(store.read(), dataset)
+    if scores_file.looks_like(model):
+        return scores_file.take(store, data, Path(model), (options or {}).get("name"))
+    spec = models.resolve(model, options or {})
+    with store.transaction() as con:
+        model_id = ensure_model(con, spec.name, spec.kind, spec.revision, spec.params)
+    params = {"model": spec.name, "kind": spec.kind, "revision": spec.revision, "model_id": model_id, **spec.params}
+    missing = "NOT EXISTS (SELECT 1 FROM rewards r WHERE r.entry_id = sides.entry_id AND r.model_id = ?)"
+    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [model_id], limit)
+    return {"job": jobs.create(store.home, "score", dataset, f"Score {dataset} with {spec.name}", params, shards).id}
+
+
+def label(
+    store: Store,
+    dataset: str,
+    labeler: str,
+    taxonomy_name: str,
+    limit: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> Result:
+    """Start labelling what has no label of that taxonomy by that labeler yet."""
+    data = catalog.dataset(store.read(), dataset)
+    chosen = taxonomy.load(taxonomy_name)
+    spec = labelers.resolve(labeler, chosen)
+    with store.transaction() as con:
+        feature_ids = sorted(ensure_taxonomy(con, chosen).values())
+        labeler_id = ensure_labeler(con, spec.name, spec.kind, spec.revision, spec.params)
+    params = {
+        **spec.params, "labeler": spec.name, "revision": spec.revision, "labeler_id": labeler_id,
+        "taxonomy": chosen.name, "version": chosen.version, "feature_ids": feature_ids, **(options or {}),
+    }  # fmt: skip
+    missing = """NOT EXISTS (SELECT 1 FROM labels l WHERE l.entry_id = sides.entry_id AND l.labeler_id = ?
+        AND l.feature_id IN (SELECT unnest(?)))"""
+    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [labeler_id, feature_ids], limit)
+    title = f"Label {dataset} with {spec.name} ({chosen.name})"
+    return {"job": jobs.create(store.home, "label", dataset, title, params, shards).id}
+
+
+def info(store: Store, dataset: str | None = None) -> Result:
+    """Counts of the store, or of one dataset: pairs, entries, models, labelers, flags, what was skipped."""
+    con = store.read()
+    if dataset is None:
+        every = [
+            {"name": d.name, "kind": d.kind, "pairs": d.n_pairs, "entries": d.n_entries, "source": d.source}
+            for d in catalog.datasets(con)
+        ]
+        return {"store": str(store.home), "datasets": every}
+    data = catalog.dataset(con, dataset)
+    return {
+        "name": data.name, "kind": data.kind, "shape": data.shape, "source": data.source, "note": data.note,
+        "created_at": data.created_at, "pairs": data.n_pairs, "entries": data.n_entries,
+        "models": [
+            {"model": m.label, "kind": m.kind, "revision": m.revision, "rewards": m.n_rewards,
+             "truncated": m.n_truncated} for m in catalog.models(con, data.dataset_id)],
+        "labelers": [
+            {"labeler": b.label, "kind": b.kind, "taxonomy": b.taxonomy, "revision": b.revision,
+             "entries": b.n_entries, "labels": b.n_labels} for b in catalog.labelers(con, data.dataset_id)],
+        "flags": flag_counts(store, data.dataset_id),
+        "skipped": data.report.get("skipped", []),
+    }  # fmt: skip
+
+
+def flag_counts(store: Store, dataset_id: int) -> dict[str, int]:
+    """How many pairs carry each health flag."""
+    sums = ", ".join(f"count_if(flags & {bit} > 0)" for bit, _ in FLAGS.values())
+    row = store.read().execute(f"SELECT {sums} FROM pairs WHERE dataset_id = ?", [dataset_id]).fetchone()
+    return dict(zip(FLAGS, row or [0] * len(FLAGS)))
+
+
+def export_table(store: Store, dataset: str, what: str, suffix: str) -> Result:
+    """Write a table into the store's own `exports/` folder; the asker moves it where it belongs."""
+    folder = store.home / "exports"
+    folder.mkdir(exist_ok=True)
+    return export.export(store.read(), dataset, what, folder / f"{uuid.uuid4().hex}{suffix}")
+
+
+def delete_dataset(store: Store, dataset: str) -> Result:
+    """Delete a dataset, and every entry with its rewards and labels that no other dataset uses."""
+    with store.transaction() as con:
+        data = catalog.dataset(con, dataset)
+        con.execute("DELETE FROM pairs WHERE dataset_id = ?", [data.dataset_id])
+        con.execute("DELETE FROM datasets WHERE dataset_id = ?", [data.dataset_id])
+        con.execute("""
+            CREATE OR REPLACE TEMP TABLE used AS
+            SELECT chosen AS entry_id FROM pairs UNION SELECT rejected FROM pairs WHERE rejected IS NOT NULL
+            UNION SELECT rewritten_id FROM rewrites WHERE entry_id IN (
+                SELECT chosen FROM pairs UNION SELECT rejected FROM pairs)""")
+        for table in ("rewards", "labels", "rewrites", "entries"):
+            con.execute(f"DELETE FROM {table} WHERE entry_id NOT IN (SELECT entry_id FROM used)")
+        con.execute("""
+            DELETE FROM prompts WHERE prompt_id NOT IN (
+                SELECT prompt_id FROM entries UNION SELECT prompt_id FROM pairs)""")
+    return {"deleted": dataset, "pairs": data.n_pairs}
+
+
+def cancel(store: Store, job: str) -> Result:
+    """Ask a job to stop; what it finished is kept."""
+    found = jobs.require(store.home, job)
+    if jobs.read_state(found).state in jobs.ENDED:
+        raise SignetError(f"Job {job} is {jobs.read_state(found).state} already.")
+    found.path("cancel").touch()
+    return {"job": job}
+
+
+def resume(store: Store, job: str) -> Result:
+    """Queue a failed or cancelled job again; it goes on with what has no result."""
+    found = jobs.require(store.home, job)
+    state = jobs.read_state(found).state
+    if state not in ("failed", "cancelled"):
+        raise SignetError(f"Job {job} is {state}; only a failed or cancelled one can be resumed.")
+    for name in ("cancel", "error.json"):
+        found.path(name).unlink(missing_ok=True)
+    jobs.set_state(found, state="queued", error="", attempts=0)
+    return {"job": job}
+
+
+def remove_job(store: Store, job: str) -> Result:
+    """Forget an ended job; its results stay."""
+    jobs.remove(jobs.require(store.home, job))
+    return {"job": job}
+
+
+def load_demo(store: Store) -> Result:
+    """Put the bundled audit into the store, if it is not there."""
+    return bundle.load_demo(store)
+
+
+OPERATIONS: dict[str, Callable[..., Result]] = {
+    "import": import_dataset,
+    "score": score,
+    "label": label,
+    "info": info,
+    "export": export_table,
+    "delete": delete_dataset,
+    "cancel": cancel,
+    "resume": resume,
+    "remove": remove_job,
+    "demo": load_demo,
+}
+
+
+def answer(store: Store, operation: str, arguments: dict[str, Any]) -> Result:
+    """Run an operation for another process: {"ok": result} or {"error": one sentence}."""
+    try:
+        return {"ok": json.loads(json.dumps(OPERATIONS[operation](store, **arguments), default=str))}
+    except SignetError as error:
+        return {"error": str(error)}
+    except Exception as error:  # another process waits for a sentence, whatever happened
+        return {"error": f"{operation} failed: {type(error).__name__}: {error}"}
+
+
+def after(store: Store, job: jobs.Job) -> None:
+    """What follows a finished job: labels that Signet ships attach themselves to the entries they belong to."""
+    if job.kind == "import":
+        bundle.attach_shipped_labels(store)
+        upload = Path(job.params["source"])
+        if upload.parent == store.home / "uploads":
+            shutil.rmtree(upload, ignore_errors=True) if upload.is_dir() else upload.unlink(missing_ok=True)
