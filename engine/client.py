@@ -11,7 +11,7 @@ from typing import Any
 from engine import commands, jobs
 from engine.owner import Owner, answer_path
 from engine.records import SignetError
-from engine.store import Store, StoreBusy
+from engine.store import RELEASE, Store, StoreBusy
 
 
 class Client:
@@ -68,7 +68,11 @@ class Client:
         """Wait until a job has ended, reporting as it goes; SignetError with its sentence if it failed."""
         while True:
             job = jobs.require(self.home, identity)
-            if self._owner:
+            if self._owner and (self.home / RELEASE).exists():
+                self._owner.release()  # a dashboard wants the store; the workers go on, it takes their results in
+                self._owner = None
+                time.sleep(0.5)
+            elif self._owner:
                 self._owner.tick()
             else:
                 self._try_to_own()

@@ -66,6 +66,10 @@ class Owner:
             except subprocess.TimeoutExpired:
                 process.kill()
 
+    def release(self) -> None:
+        """Give up the store but leave the workers to it: the next owner takes their shards in."""
+        self.store.close()
+
     # --- one round ---
     def tick(self) -> bool:
         """Answer requests, ingest what is ready, start and watch workers; whether any job is live."""

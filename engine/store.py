@@ -96,6 +96,14 @@ class StoreBusy(SignetError):
     """Another process owns the store."""
 
 
+RELEASE = "release"  # a file in the store's folder: a dashboard asks the command that owns the store to let go
+
+
+def ask_to_release(home: Path) -> None:
+    """Ask the process that owns the store to give it up at its next chance (commands do, dashboards do not)."""
+    (home / RELEASE).touch()
+
+
 class Store:
     """An owned, open store. One process owns it at a time (a file lock the system drops when the process dies).
 
@@ -116,6 +124,8 @@ class Store:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
         self._writer = threading.RLock()
+        self.version = 0  # grows with every committed change: the key of everything cached from this store
+        (home / RELEASE).unlink(missing_ok=True)
         try:
             spill = home / "spill"
             self._con = duckdb.connect(
@@ -153,6 +163,7 @@ class Store:
             try:
                 yield con
                 con.execute("COMMIT")
+                self.version += 1
             except BaseException:
                 con.execute("ROLLBACK")
                 raise

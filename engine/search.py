@@ -1,0 +1,324 @@
+"""Finding pairs: filters that live in an address, their SQL, and pages of rows.
+
+A filter is a small set of fields, written as a query string (`kind=label&taxonomy=seal&feature=helpful&...`), so that
+any chart can link to the pairs behind a number. All filters of a view hold together (AND).
+
+kind        fields
+subset      value
+split       value
+flag        value: a key of engine.store.FLAGS
+label       taxonomy, labeler, feature, side (chosen, rejected, either, both), value (class name or number),
+            or min / max; labeler and taxonomy by name
+gap         taxonomy, labeler, feature, value: more (chosen higher), less (rejected higher), same, differ
+reward      model, side (chosen, rejected), min, max
+margin      model, min, max   (chosen minus rejected; max exclusive)
+aligned     model, value: yes (margin > 0), no (margin < 0), tie
+regime      before, after, value: stayed_aligned, became_aligned, stayed_misaligned, reversed (ties misaligned)
+length      side, min, max in characters; max exclusive
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import duckdb
+
+from engine import catalog
+from engine.records import SIDES, SignetError
+from engine.store import FLAGS
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "subset": ("value",),
+    "split": ("value",),
+    "flag": ("value",),
+    "label": ("taxonomy", "labeler", "feature", "side", "value", "min", "max"),
+    "gap": ("taxonomy", "labeler", "feature", "value"),
+    "reward": ("model", "side", "min", "max"),
+    "margin": ("model", "min", "max"),
+    "aligned": ("model", "value"),
+    "regime": ("before", "after", "value"),
+    "length": ("side", "min", "max"),
+}
+REGIMES = {
+    "stayed_aligned": (True, True),
+    "became_aligned": (False, True),
+    "stayed_misaligned": (False, False),
+    "reversed": (True, False),
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One condition on pairs; `fields` as the module says for its kind."""
+
+    kind: str
+    fields: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, kind: str, **fields: Any) -> Filter:
+        """A filter from keyword fields (None left out). SignetError for an unknown kind or field."""
+        if kind not in FIELDS:
+            raise SignetError(f"No filter of kind {kind!r}; there are {', '.join(FIELDS)}.")
+        unknown = set(fields) - set(FIELDS[kind])
+        if unknown:
+            raise SignetError(f"A {kind} filter has no field {sorted(unknown)[0]!r}.")
+        return cls(kind, tuple((name, str(fields[name])) for name in FIELDS[kind] if fields.get(name) is not None))
+
+    def to_text(self) -> str:
+        """The form that stands in an address."""
+        return urlencode([("kind", self.kind), *self.fields])
+
+    @classmethod
+    def from_text(cls, text: str) -> Filter:
+        """Inverse of to_text; SignetError for what is no filter."""
+        fields = dict(parse_qsl(text, keep_blank_values=True))
+        return cls.of(fields.pop("kind", ""), **fields)
+
+    def get(self, name: str) -> str | None:
+        """A field's value, or None."""
+        return dict(self.fields).get(name)
+
+    def describe(self) -> str:
+        """The chip's text. Plain text: escape it where it is shown."""
+        f = dict(self.fields)
+        low, high = f.get("min"), f.get("max")
+        span = " ".join(([f"at least {low}"] if low is not None else []) + ([f"below {high}"] if high else []))
+        if self.kind == "label":
+            value = f" is {f['value']}" if "value" in f else f" {span}"
+            return f"{f.get('side', 'either')}: {f.get('feature')}{value} ({f.get('labeler')})"
+        if self.kind == "gap":
+            words = {"more": "higher in chosen", "less": "higher in rejected", "same": "same", "differ": "differs"}
+            return f"{f.get('feature')} {words.get(f.get('value', ''), f.get('value'))} ({f.get('labeler')})"
+        if self.kind == "flag":
+            return FLAGS[f["value"]][1] if f.get("value") in FLAGS else str(f.get("value"))
+        if self.kind == "regime":
+            return f"{f.get('value', '').replace('_', ' ')} ({f.get('before')} → {f.get('after')})"
+        if self.kind == "aligned":
+            words = {"yes": "agrees with", "no": "resists", "tie": "ties on"}
+            return f"{f.get('model')} {words.get(f.get('value', ''), '')} the preference"
+        if self.kind in ("reward", "margin", "length"):
+            return " ".join(filter(None, [f.get("model"), f.get("side"), self.kind, span]))
+        return f"{self.kind}: {f.get('value')}"
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A filter in SQL over `pairs`: a condition and its parameters."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def _number(filter_: Filter, name: str) -> float | None:
+    text = filter_.get(name)
+    if text is None or text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise SignetError(f"Filter {filter_.kind}: {name} is {text!r}, not a number.") from None
+
+
+def _span(filter_: Filter, expression: str) -> Clause:
+    low, high = _number(filter_, "min"), _number(filter_, "max")
+    parts = [f"{expression} IS NOT NULL"]
+    values: list[Any] = []
+    if low is not None:
+        parts.append(f"{expression} >= ?")
+        values.append(low)
+    if high is not None:
+        parts.append(f"{expression} < ?")
+        values.append(high)
+    return Clause("(" + " AND ".join(parts) + ")", tuple(values))
+
+
+def _reward(side: str, model_id: int) -> str:
+    return f"(SELECT reward FROM rewards WHERE entry_id = pairs.{side} AND model_id = {int(model_id)})"
+
+
+def _in_model(condition: str, *model_ids: int) -> str:
+    """Pairs whose two rewards by each model satisfy a condition over c0, r0, c1, r1 ... (joined, not correlated)."""
+    joins = []
+    for i, model_id in enumerate(model_ids):
+        for side, name in (("chosen", "c"), ("rejected", "r")):
+            joins.append(
+                f"JOIN (SELECT entry_id, reward AS {name}{i} FROM rewards WHERE model_id = {int(model_id)}) {name}w{i} "
+                f"ON {name}w{i}.entry_id = q.{side}"
+            )
+    return f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q {" ".join(joins)}
+        WHERE q.dataset_id = pairs_dataset AND {condition})"""
+
+
+def _feature(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> tuple[int, catalog.FeatureRow]:
+    wanted = (filter_.get("labeler") or "", filter_.get("taxonomy") or "")
+    labeler = catalog.labeler(con, dataset_id, *wanted)
+    for feature in catalog.features(con, labeler.taxonomy_id):
+        if feature.name == filter_.get("feature"):
+            return labeler.labeler_id, feature
+    raise SignetError(f"Taxonomy {wanted[1]} has no feature {filter_.get('feature')!r}.")
+
+
+def _label(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    labeler_id, feature = _feature(con, dataset_id, filter_)
+    value = filter_.get("value")
+    if value is not None:
+        if value in feature.classes:
+            value = str(feature.classes.index(value))
+        try:
+            inner = Clause("value = ?", (float(value),))
+        except ValueError:
+            raise SignetError(f"{feature.name} has no value {value!r}.") from None
+    else:
+        inner = _span(filter_, "value")
+    rows = f"""(SELECT entry_id FROM labels
+        WHERE labeler_id = {labeler_id} AND feature_id = {feature.feature_id} AND {inner.sql})"""
+    tests = {
+        "chosen": [f"pairs.chosen IN {rows}"],
+        "rejected": [f"pairs.rejected IN {rows}"],
+        "both": [f"pairs.chosen IN {rows}", f"pairs.rejected IN {rows}"],
+        "either": [f"pairs.chosen IN {rows}", f"pairs.rejected IN {rows}"],
+    }
+    side = filter_.get("side") or "either"
+    if side not in tests:
+        raise SignetError(f"Filter label: side is {side!r}; use chosen, rejected, either or both.")
+    joiner = " OR " if side == "either" else " AND "
+    return Clause("(" + joiner.join(tests[side]) + ")", inner.parameters * len(tests[side]))
+
+
+def _gap(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    labeler_id, feature = _feature(con, dataset_id, filter_)
+    signs = {"more": ">", "less": "<", "same": "=", "differ": "<>"}
+    sign = signs.get(filter_.get("value") or "differ")
+    if sign is None:
+        raise SignetError(f"Filter gap: value is {filter_.get('value')!r}; use {', '.join(signs)}.")
+    one = f"(SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} AND feature_id = {feature.feature_id})"
+    return Clause(
+        f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q JOIN {one} c ON c.entry_id = q.chosen
+            JOIN {one} r ON r.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset AND c.value {sign} r.value)""",
+        (),
+    )
+
+
+def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    kind, value = filter_.kind, filter_.get("value")
+    if kind in ("subset", "split"):
+        return Clause(f"pairs.{kind} = ?", (value,))
+    if kind == "flag":
+        if value not in FLAGS:
+            raise SignetError(f"No flag {value!r}; there are {', '.join(FLAGS)}.")
+        return Clause(f"pairs.flags & {FLAGS[value][0]} > 0", ())
+    if kind == "label":
+        return _label(con, dataset_id, filter_)
+    if kind == "gap":
+        return _gap(con, dataset_id, filter_)
+    if kind == "length":
+        side = _side(filter_)
+        inner = _span(filter_, "n_chars")
+        return Clause(f"pairs.{side} IN (SELECT entry_id FROM entries WHERE {inner.sql})", inner.parameters)
+    if kind == "regime":
+        if value not in REGIMES:
+            raise SignetError(f"No regime {value!r}; there are {', '.join(REGIMES)}.")
+        ids = [catalog.model(con, dataset_id, filter_.get(name) or "").model_id for name in ("before", "after")]
+        tests = [f"{'' if held else 'NOT '}(c{i} > r{i})" for i, held in enumerate(REGIMES[value])]
+        return Clause(_in_model(" AND ".join(tests), *ids), ())
+    model_id = catalog.model(con, dataset_id, filter_.get("model") or "").model_id
+    if kind == "aligned":
+        sign = {"yes": ">", "no": "<", "tie": "="}.get(value or "")
+        if sign is None:
+            raise SignetError(f"Filter aligned: value is {value!r}; use yes, no or tie.")
+        return Clause(_in_model(f"c0 {sign} r0", model_id), ())
+    if kind == "margin":
+        inner = _span(filter_, "(c0 - r0)")
+        return Clause(_in_model(inner.sql, model_id), inner.parameters)
+    inner = _span(filter_, "reward")
+    rows = f"(SELECT entry_id FROM rewards WHERE model_id = {model_id} AND {inner.sql})"
+    return Clause(f"pairs.{_side(filter_)} IN {rows}", inner.parameters)
+
+
+def _side(filter_: Filter) -> str:
+    side = filter_.get("side") or "chosen"
+    if side not in SIDES:
+        raise SignetError(f"Filter {filter_.kind}: side is {side!r}; use chosen or rejected.")
+    return side
+
+
+def _text(query: str) -> Clause:
+    """Case-insensitive search in the prompt and both responses; every word group in quotes or alone must occur."""
+    import shlex
+
+    try:
+        words = shlex.split(query)
+    except ValueError:
+        words = query.split()
+    one = """(pairs.chosen IN (SELECT entry_id FROM entries WHERE contains(lower(response), lower(?)))
+        OR pairs.rejected IN (SELECT entry_id FROM entries WHERE contains(lower(response), lower(?)))
+        OR pairs.prompt_id IN (SELECT prompt_id FROM prompts WHERE contains(lower(turns), lower(?))))"""
+    import json
+
+    parameters: list[Any] = []
+    for word in words:
+        parameters += [word, word, json.dumps(word, ensure_ascii=False)[1:-1]]
+    return Clause("(" + " AND ".join([one] * len(words)) + ")", tuple(parameters)) if words else Clause("true", ())
+
+
+@dataclass(frozen=True)
+class Found:
+    """A page of pairs: their numbers in order, how many the filters leave, how many there are."""
+
+    pair_nos: tuple[int, ...]
+    filtered: int
+    total: int
+
+
+def _order(con: duckdb.DuckDBPyConnection, dataset_id: int, sort: str, model: str | None) -> str:
+    lengths = """coalesce((SELECT n_chars FROM entries WHERE entry_id = pairs.chosen), 0)
+        + coalesce((SELECT n_chars FROM entries WHERE entry_id = pairs.rejected), 0)"""
+    if sort in ("lowest margin", "highest margin"):
+        if model is None:
+            raise SignetError("Choose a reward model to sort by its margin.")
+        model_id = catalog.model(con, dataset_id, model).model_id
+        way = "ASC" if sort == "lowest margin" else "DESC"
+        return f"{_reward('chosen', model_id)} - {_reward('rejected', model_id)} {way} NULLS LAST, pair_no"
+    orders = {"as imported": "pair_no", "longest": f"{lengths} DESC, pair_no", "shortest": f"{lengths}, pair_no"}
+    if sort not in orders:
+        raise SignetError(f"Cannot sort by {sort!r}; use {', '.join([*orders, 'lowest margin', 'highest margin'])}.")
+    return orders[sort]
+
+
+def where(con: duckdb.DuckDBPyConnection, dataset_id: int, filters: list[Filter], query: str = "") -> Clause:
+    """The SQL condition over `pairs` (dataset included) for filters and a text query."""
+    clauses = [_clause(con, dataset_id, one) for one in filters]
+    if query.strip():
+        clauses.append(_text(query))
+    sql = " AND ".join([f"pairs.dataset_id = {int(dataset_id)}", *(one.sql for one in clauses)])
+    return Clause(
+        sql.replace("pairs_dataset", str(int(dataset_id))), tuple(value for one in clauses for value in one.parameters)
+    )
+
+
+def find(
+    con: duckdb.DuckDBPyConnection,
+    dataset_id: int,
+    filters: list[Filter],
+    query: str = "",
+    sort: str = "as imported",
+    model: str | None = None,
+    page: int = 0,
+    size: int = 20,
+) -> Found:
+    """One page of the pairs that satisfy every filter and the text query (words in quotes stay together).
+
+    `sort`: as imported, longest, shortest, lowest margin, highest margin (of `model`). Raises SignetError for a filter
+    that names what the dataset does not have.
+    """  # fmt: skip
+    clause = where(con, dataset_id, filters, query)
+    rows = con.execute(
+        f"SELECT pair_no FROM pairs WHERE {clause.sql} ORDER BY {_order(con, dataset_id, sort, model)} "
+        f"LIMIT {int(size)} OFFSET {int(page) * int(size)}",
+        list(clause.parameters),
+    ).fetchall()
+    counted = con.execute(f"SELECT count(*) FROM pairs WHERE {clause.sql}", list(clause.parameters)).fetchone()
+    total = con.execute("SELECT count(*) FROM pairs WHERE dataset_id = ?", [dataset_id]).fetchone()
+    return Found(tuple(int(r[0]) for r in rows), int(counted[0]) if counted else 0, int(total[0]) if total else 0)

@@ -1,0 +1,163 @@
+"""What every page uses: the store's owner, the selected dataset, cached reads, links, provenance, empty states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from engine import bundle, catalog, commands
+from engine.owner import Owner
+from engine.records import SignetError
+from engine.settings import home
+from engine.store import Store, StoreBusy, ask_to_release
+
+PAGES: dict[str, tuple[str, str, str]] = {
+    # name: file, icon, the question it answers
+    "Datasets": ("datasets.py", "database", "Import a dataset, see how it was read and how healthy it is."),
+    "Values": ("values.py", "favorite", "Which values do the chosen and the rejected answers show?"),
+    "Reward models": ("reward_models.py", "balance", "How far does each reward model agree with the preferences?"),
+    "Pairs": ("pairs.py", "compare_arrows", "Search, filter and read the single pairs behind every number."),
+    "Jobs": ("jobs.py", "progress_activity", "What is running, how long it takes, and what went wrong."),
+}
+
+
+def pages() -> list[Any]:
+    """The navigation, Datasets first."""
+    folder = Path(__file__).parent
+    return [
+        st.Page(folder / file, title=title, icon=f":material/{icon}:", help=question, default=title == "Datasets")
+        for title, (file, icon, question) in PAGES.items()
+    ]
+
+
+def page_path(title: str) -> Path:
+    """The file of a page, for st.page_link and st.switch_page."""
+    return Path(__file__).parent / PAGES[title][0]
+
+
+@st.cache_resource(show_spinner="Opening the store ...")
+def _owner(folder: str) -> Owner:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            store = Store(Path(folder))
+            break
+        except StoreBusy:
+            ask_to_release(Path(folder))
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    bundle.load_demo(store)
+    owner = Owner(store)
+    owner.start()
+    return owner
+
+
+def store() -> Store:
+    """The open store, owned by this server. Stops the page with a sentence when another process keeps it."""
+    try:
+        return _owner(str(home())).store
+    except StoreBusy as error:
+        st.warning(f"{error} A command is taking results in; this page opens as soon as it lets go.")
+        st.button("Try again")
+        st.stop()
+    except SignetError as error:
+        st.error(str(error))
+        st.stop()
+    raise AssertionError("unreachable")
+
+
+@st.cache_data(show_spinner=False, max_entries=500)
+def _cached(version: int, folder: str, _function: Callable[..., Any], name: str, arguments: tuple[Any, ...]) -> Any:
+    return _function(store().read(), *arguments)
+
+
+def read(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(connection, *arguments)`, cached until the store changes. Aggregates only, never all texts."""
+    opened = store()
+    name = f"{function.__module__}.{function.__qualname__}"
+    return _cached(opened.version, str(opened.home), function, name, arguments)
+
+
+def ask(operation: str, **arguments: Any) -> Any:
+    """An operation of engine.commands; a SignetError becomes a message on the page and None."""
+    try:
+        return commands.OPERATIONS[operation](store(), **arguments)
+    except SignetError as error:
+        st.error(str(error))
+        return None
+
+
+def start_job(operation: str, **arguments: Any) -> None:
+    """Start a job and go to the Jobs page."""
+    started = ask(operation, **arguments)
+    if started and "job" in started:
+        st.switch_page(page_path("Jobs"), query_params={"job": started["job"]})
+    elif started:
+        st.toast("Done.")
+        st.rerun()
+
+
+def frame() -> None:
+    """The sidebar's dataset choice, kept in the address (?dataset=...)."""
+    names = [one.name for one in read(catalog.datasets)]
+    if names:
+        st.sidebar.selectbox("Dataset", names, key="dataset", bind="query-params")
+
+
+def dataset() -> catalog.Dataset:
+    """The selected dataset; stops the page with an offer to import when there is none."""
+    found = read(catalog.datasets)
+    if not found:
+        st.info("There is no dataset yet.")
+        st.page_link(page_path("Datasets"), label="Import one", icon=":material/upload:")
+        st.stop()
+    name = st.session_state.get("dataset") or found[0].name
+    return next((one for one in found if one.name == name), found[0])
+
+
+def pick_models(data: catalog.Dataset, most: int | None = None) -> list[catalog.Model]:
+    """Choice of reward models, kept in the address (?models=...); all by default."""
+    found: list[catalog.Model] = read(catalog.models, data.dataset_id)
+    labels = [one.label for one in found]
+    chosen = st.multiselect(
+        "Reward models", labels, default=labels[:most], key="models", bind="query-params", max_selections=most
+    )
+    return [one for one in found if one.label in chosen]
+
+
+def pick_labels(data: catalog.Dataset, key: str = "labels") -> catalog.Labeler | None:
+    """Choice of taxonomy and labeler, kept in the address; None when the dataset has no labels."""
+    found: list[catalog.Labeler] = read(catalog.labelers, data.dataset_id)
+    if not found:
+        return None
+    options = {f"{one.taxonomy} by {one.label}": one for one in found}
+    choice = st.selectbox("Taxonomy and labeler", list(options), key=key, bind="query-params")
+    return options.get(choice) or found[0]
+
+
+def provenance(data: catalog.Dataset, *parts: str) -> None:
+    """The caption under every title: dataset, n, and what else the page's numbers rest on. Plain text, escaped."""
+    unit = "pairs" if data.kind == "pairs" else "entries"
+    count = data.n_pairs if data.kind == "pairs" else data.n_entries
+    st.caption(" · ".join(escape(part) for part in (data.name, f"{count:,} {unit}", *parts, data.created_at) if part))
+    if data.name == bundle.DEMO_NAME:
+        st.caption(f":material/info: {escape(data.note)}")
+
+
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]()<>#+-.!|$~:&^="})
+
+
+def escape(text: str) -> str:
+    """Text from outside made plain for a Markdown context: no links, images, HTML, maths, colours or icons."""
+    return " ".join(str(text).split()).translate(_SPECIAL)
+
+
+def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:
+    """A link to the Pairs page with these filters (engine.search.Filter), keeping the dataset."""
+    query: dict[str, Any] = {"dataset": dataset().name, "f": [one.to_text() for one in filters], **more}
+    st.page_link(page_path("Pairs"), label=label, icon=":material/arrow_forward:", query_params=query)
