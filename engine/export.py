@@ -8,10 +8,12 @@ characters; Parquet keeps every byte.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 
 from engine import catalog
 from engine.records import SignetError
@@ -28,6 +30,17 @@ DIALOGUE_SQL = """list_aggregate(list_transform(from_json({turns}, '[["VARCHAR"]
         ELSE 'System' END || ': ' || t[2]), 'string_agg', '')"""
 
 _PLAIN = r"[\x00-\x08\x0b-\x1f\x7f\x{202a}-\x{202e}\x{2066}-\x{2069}]"
+
+
+def harmless(text: str) -> str:
+    """One text as CSV may hold it: no control or direction override characters, no formula."""
+    plain = re.sub("[\u0000-\u0008\u000b-\u001f\u007f\u202a-\u202e\u2066-\u2069]", "", text)
+    return f"'{plain}" if re.match(r"\s*[=+\-@]", plain) else plain
+
+
+def frame_csv(frame: pd.DataFrame) -> bytes:
+    """A frame as CSV bytes, every text made harmless."""
+    return frame.map(lambda v: harmless(v) if isinstance(v, str) else v).to_csv(index=False).encode()
 
 
 def _quoted(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine import bundle, catalog, commands
+from engine import bundle, catalog, commands, export, heads, taxonomy
 from engine.owner import Owner
 from engine.records import SignetError
 from engine.settings import home
@@ -160,4 +160,76 @@ def escape(text: str) -> str:
 def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:
     """A link to the Pairs page with these filters (engine.search.Filter), keeping the dataset."""
     query: dict[str, Any] = {"dataset": dataset().name, "f": [one.to_text() for one in filters], **more}
+    st.page_link(page_path("Pairs"), label=label, icon=":material/arrow_forward:", query_params=query)
+
+
+def chart(drawn: Any, alt: str, guide: str, frame: Any, name: str) -> None:
+    """A chart with its accessible name, its one-line guide and its data as CSV."""
+    st.altair_chart(drawn, width="stretch", theme="streamlit", alt=alt)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(escape(guide))
+        download(frame, name)
+
+
+def download(frame: Any, name: str) -> None:
+    """A button for a frame as CSV, its texts made harmless for spreadsheets."""
+    st.download_button(
+        "CSV",
+        lambda: export.frame_csv(frame),
+        f"{name}.csv",
+        "text/csv",
+        key=f"csv-{name}",
+        icon=":material/download:",
+        type="tertiary",
+    )
+
+
+def taxonomy_of(labeler: catalog.Labeler) -> str:
+    """The taxonomy's title of a labeler, or its name when the file is gone."""
+    found, _ = taxonomy.available()
+    return found[labeler.taxonomy].title if labeler.taxonomy in found else labeler.taxonomy
+
+
+def draft_warning(labeler: catalog.Labeler) -> None:
+    """Says what the labels rest on, with the measured quality where Signet knows it."""
+    if labeler.kind == "builtin":
+        quality = heads.quality(labeler.taxonomy)
+        scores = [one["f1"] for one in quality.values() if one.get("f1") is not None]
+        baseline = [one["baseline_f1"] for one in quality.values() if one.get("baseline_f1") is not None]
+        if scores and baseline:
+            st.caption(
+                f":material/science: Built-in labels are drafts for a first look: held-out mean F1 "
+                f"{sum(scores) / len(scores):.2f} (majority baseline {sum(baseline) / len(baseline):.2f}) over "
+                f"{len(scores)} features; each feature's own figure stands in the table."
+            )
+    elif labeler.kind == "reading":
+        st.caption(
+            ":material/science: These labels come from readings by a large language model with a codebook; "
+            "no person has checked them."
+        )
+
+
+def empty_labels(data: catalog.Dataset) -> None:
+    """What to do on a page that needs labels, with the buttons that do it."""
+    st.info("No labels yet. The built-in models give a first profile within minutes, on this machine.")
+    with st.container(horizontal=True):
+        for name, title in (("value_imprint", "human values"), ("seal", "features"), ("schwartz", "Schwartz's values")):
+            if st.button(
+                f"Label {title}", key=f"label-{name}", type="primary" if name == "value_imprint" else "secondary"
+            ):
+                start_job("label", dataset=data.name, labeler="builtin", taxonomy_name=name)
+
+
+def empty_rewards(data: catalog.Dataset) -> None:
+    """What to do on a page that needs rewards, with the buttons that do it."""
+    st.info("No rewards yet. Score the pairs with the two built-in reward models, or add your own on Datasets.")
+    with st.container(horizontal=True):
+        for name in ("builtin-post", "builtin-pre"):
+            if st.button(f"Score with {name}", key=f"score-{name}", type="primary"):
+                start_job("score", dataset=data.name, model=name)
+
+
+def pair_link(label: str, pair_id: str) -> None:
+    """A link to one pair's own address."""
+    query = {"dataset": dataset().name, "pair": pair_id}
     st.page_link(page_path("Pairs"), label=label, icon=":material/arrow_forward:", query_params=query)

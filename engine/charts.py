@@ -1,0 +1,242 @@
+"""Charts: small frames in, Altair charts out. No arithmetic beyond layout, no colour but the ink of annotations.
+
+The palette comes from `.streamlit/config.toml`: its first three colours are chosen, rejected and neutral, so a chart
+names the side and never a colour. Every function says which columns its frame needs.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+INK = "#76808F"  # text and rules in a colour that reads on light and dark
+SIDES = alt.Scale(domain=["chosen", "rejected", "neutral", "effect"])
+ROW = 26  # pixels a row of a forest plot or a dumbbell
+
+alt.data_transformers.disable_max_rows()
+
+
+def side_color(field: str = "side", legend: bool = False) -> alt.Color:
+    """Colour by side: chosen blue, rejected vermilion, neutral grey; `effect` is any other estimate."""
+    shown = alt.Legend(title=None, orient="top", values=["chosen", "rejected"]) if legend else None
+    return alt.Color(f"{field}:N", scale=SIDES, legend=shown)
+
+
+def _height(rows: int) -> int:
+    return max(120, ROW * rows + 20)
+
+
+def _rule(value: float, axis: str) -> alt.Chart:
+    encoding = {axis: alt.datum(value)}
+    return alt.Chart(pd.DataFrame({"at": [value]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(**encoding)
+
+
+def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChart:
+    """Chosen against rejected, a row a feature, in the frame's order.
+
+    Columns: title, chosen, rejected, gap_text, and chosen_low, chosen_high, rejected_low, rejected_high.
+    """
+    order = frame["title"].tolist()
+    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, ticks=False, domain=False))
+    long = pd.concat(
+        [
+            frame[["title", side, f"{side}_low", f"{side}_high"]]
+            .set_axis(["title", "value", "low", "high"], axis=1)
+            .assign(side=side)
+            for side in ("chosen", "rejected")
+        ]
+    )
+    x = alt.X(
+        "value:Q", title=unit, scale=alt.Scale(zero=zero), axis=alt.Axis(format="~%" if "share" in unit else "~g")
+    )
+    tooltip = [
+        alt.Tooltip("title:N", title="feature"),
+        alt.Tooltip("side:N"),
+        alt.Tooltip("value:Q", format=".3f"),
+        alt.Tooltip("low:Q", format=".3f", title="95% from"),
+        alt.Tooltip("high:Q", format=".3f", title="to"),
+    ]
+    base = alt.Chart(frame).encode(y=y)
+    link = base.mark_rule(color=INK, strokeWidth=2, opacity=0.5).encode(
+        x=alt.X("chosen:Q", title=unit), x2="rejected:Q"
+    )
+    whisker = alt.Chart(long).mark_rule(opacity=0.55).encode(y=y, x="low:Q", x2="high:Q", color=side_color())
+    points = (
+        alt.Chart(long)
+        .mark_point(filled=True, size=75, opacity=1)
+        .encode(y=y, x=x, color=side_color(legend=True), shape=alt.Shape("side:N", legend=None), tooltip=tooltip)
+    )
+    text = base.mark_text(align="left", dx=9, color=INK, fontSize=11).encode(x="right:Q", text="gap_text:N")
+    return (
+        alt.layer(link, whisker, points, text)
+        .properties(height=_height(len(frame)))
+        .transform_calculate(right="max(datum.chosen_high, datum.rejected_high)")
+    )
+
+
+def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label: str = "") -> alt.LayerChart:
+    """Estimates with 95% intervals, a row a title, grey where the interval crosses zero.
+
+    Columns: title, estimate, conf_low, conf_high, n; with `groups` a column of that name (at most three values), told
+    apart by shape and dodge.
+    """
+    frame = frame.assign(clear=((frame["conf_low"] > 0) | (frame["conf_high"] < 0)))
+    frame["tone"] = frame["clear"].map({True: "effect", False: "neutral"})
+    order = list(dict.fromkeys(frame["title"]))
+    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+    tooltip = [
+        "title:N",
+        *([f"{groups}:N"] if groups else []),
+        alt.Tooltip("estimate:Q", format="+.3f"),
+        alt.Tooltip("conf_low:Q", format="+.3f", title="95% from"),
+        alt.Tooltip("conf_high:Q", format="+.3f", title="to"),
+        alt.Tooltip("n:Q", format=","),
+    ]
+    base = alt.Chart(frame).encode(y=y, color=side_color("tone"))
+    if groups:
+        base = base.encode(yOffset=alt.YOffset(f"{groups}:N"))
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("conf_low:Q", title=unit), x2="conf_high:Q")
+    shape = alt.Shape(f"{groups}:N", legend=alt.Legend(title=None, orient="top")) if groups else alt.value("circle")
+    points = base.mark_point(filled=True, size=65, opacity=1).encode(x="estimate:Q", shape=shape, tooltip=tooltip)
+    rows = len(order) * (frame[groups].nunique() if groups else 1)
+    return alt.layer(_rule(0, "x"), bars, points).properties(height=_height(rows))
+
+
+def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> alt.LayerChart:
+    """A binned square with zero axes. Columns: x, x2, y, y2 (bin edges), n, and quadrant labels are the caller's."""
+    low = float(min(frame["x"].min(), frame["y"].min()))
+    high = float(max(frame["x2"].max(), frame["y2"].max()))
+    scale = alt.Scale(domain=[low, high], nice=False)
+    cells = (
+        alt.Chart(frame)
+        .mark_rect()
+        .encode(
+            x=alt.X("x:Q", title=x_title, scale=scale),
+            x2="x2:Q",
+            y=alt.Y("y:Q", title=y_title, scale=scale),
+            y2="y2:Q",
+            color=alt.Color("n:Q", scale=alt.Scale(type="log"), legend=alt.Legend(title="pairs", format=",")),
+            tooltip=[alt.Tooltip("n:Q", format=",", title="pairs"), alt.Tooltip("x:Q"), alt.Tooltip("y:Q")],
+        )
+    )
+    return alt.layer(cells, _rule(0, "x"), _rule(0, "y")).properties(width=size, height=size)
+
+
+def quadrant_labels(frame: pd.DataFrame, chart: alt.LayerChart) -> alt.LayerChart:
+    """Names with shares in the corners of a heat. Columns: x, y, text, align (left or right), baseline."""
+    texts = [
+        alt.Chart(frame[frame["align"] == align])
+        .mark_text(align=align, color=INK, fontSize=12, fontWeight="bold", lineBreak="\n")
+        .encode(x="x:Q", y="y:Q", text="text:N")
+        for align in frame["align"].unique()
+    ]
+    return alt.layer(chart, *texts)
+
+
+def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str | None = None) -> alt.Chart:
+    """Small multiples of binned shares. Columns: x, x2, share, `group`, and `facet`'s column."""
+    chart = (
+        alt.Chart(frame)
+        .mark_bar(opacity=0.55, binSpacing=0)
+        .encode(
+            x=alt.X("x:Q", title=x_title, bin="binned"),
+            x2="x2:Q",
+            y=alt.Y("share:Q", title="share", axis=alt.Axis(format="~%"), stack=None),
+            color=side_color(group, legend=True),
+            tooltip=[f"{group}:N", alt.Tooltip("share:Q", format=".1%"), alt.Tooltip("x:Q", format=".2f")],
+        )
+        .properties(height=150)
+    )
+    if facet:
+        chart = chart.properties(width=270).facet(facet=alt.Facet(f"{facet}:N", title=None), columns=3)
+    return chart
+
+
+def calibration(frame: pd.DataFrame) -> alt.LayerChart:
+    """Agreement against sigma(margin). Columns: predicted, agreement, low, high, n, model (at most three)."""
+    line = pd.DataFrame({"p": [0.5, 1.0]})
+    diagonal = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="p:Q", y="p:Q")
+    base = alt.Chart(frame).encode(
+        x=alt.X("predicted:Q", title="σ(margin): probability the model gives to its own preference",
+                axis=alt.Axis(format="~%"), scale=alt.Scale(domain=[0.5, 1])),
+    )  # fmt: skip
+    y = alt.Y(
+        "agreement:Q", title="share in which people agree", axis=alt.Axis(format="~%"), scale=alt.Scale(zero=False)
+    )
+    bars = base.mark_rule(color=INK).encode(y=alt.Y("low:Q", title=y.title), y2="high:Q")
+    points = base.mark_point(filled=True, size=60).encode(
+        y=y,
+        shape=alt.Shape("model:N", legend=alt.Legend(title=None, orient="top")),
+        color=alt.value(INK),
+        tooltip=["model:N", alt.Tooltip("predicted:Q", format=".3f"), alt.Tooltip("agreement:Q", format=".3f"), "n:Q"],
+    )
+    lines = base.mark_line(color=INK, opacity=0.5).encode(y=y, detail="model:N")
+    return alt.layer(diagonal, bars, lines, points).properties(height=300)
+
+
+def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> alt.LayerChart:
+    """A labelled square matrix. Columns: row, column, value, n."""
+    order = list(dict.fromkeys(frame["row"]))
+    columns = list(dict.fromkeys(frame["column"]))
+    base = alt.Chart(frame).encode(
+        x=alt.X("column:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=200)),
+        y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=240)),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("value:Q", legend=alt.Legend(title=value_title)),
+        tooltip=["row:N", "column:N", alt.Tooltip("value:Q", format=text_format), alt.Tooltip("n:Q", format=",")],
+    )
+    if len(columns) > 12:
+        return alt.layer(cells).properties(height=_height(len(order)))
+    text = base.mark_text(fontSize=11, color=INK).encode(text=alt.Text("value:Q", format=text_format))
+    return alt.layer(cells, text).properties(height=_height(len(order)) + 60)
+
+
+def circumplex(frame: pd.DataFrame, size: int = 340) -> alt.LayerChart:
+    """Unfilled spokes in circumplex order, radius linear in the value, rings named.
+
+    Columns: title, chosen, rejected, in the order of the circle. Values in [-1, 1]; the dashed ring is zero.
+    """
+    import math
+
+    top = max(0.05, float(frame[["chosen", "rejected"]].abs().max().max()))
+    rows = []
+    for i, row in enumerate(frame.itertuples()):
+        for shift, side in ((-0.06, "chosen"), (0.06, "rejected")):
+            angle = 2 * math.pi * i / len(frame) + shift
+            radius = (float(getattr(row, side)) + top) / (2 * top)
+            rows.append(
+                {"title": row.title, "side": side, "value": float(getattr(row, side)), "x0": 0.5 * math.sin(angle),
+                 "y0": 0.5 * math.cos(angle), "x": radius * math.sin(angle), "y": radius * math.cos(angle)}
+            )  # fmt: skip
+    spokes = pd.DataFrame(rows)
+    names = pd.DataFrame(
+        [
+            {"title": t, "x": 1.18 * math.sin(2 * math.pi * i / len(frame)),
+             "y": 1.12 * math.cos(2 * math.pi * i / len(frame))}
+            for i, t in enumerate(frame["title"])
+        ]
+    )  # fmt: skip
+    turn = [2 * math.pi * k / 120 for k in range(121)]
+    ring = pd.DataFrame(
+        {"x": [0.5 * math.sin(a) for a in turn], "y": [0.5 * math.cos(a) for a in turn], "k": range(121)}
+    )
+    scale = alt.Scale(domain=[-1.45, 1.45])
+    x, y = alt.X("x:Q", scale=scale, axis=None), alt.Y("y:Q", scale=scale, axis=None)
+    zero = alt.Chart(ring).mark_line(color=INK, strokeDash=[4, 3], opacity=0.7).encode(x=x, y=y, order="k:Q")
+    lines = alt.Chart(spokes).mark_rule(strokeWidth=3).encode(
+        x=alt.X("x0:Q", scale=scale, axis=None), y=alt.Y("y0:Q", scale=scale, axis=None), x2="x:Q", y2="y:Q",
+        color=side_color(),
+    )  # fmt: skip
+    points = (
+        alt.Chart(spokes)
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            color=side_color(legend=True),
+            tooltip=["title:N", "side:N", alt.Tooltip("value:Q", format="+.3f")],
+        )
+    )
+    labels = alt.Chart(names).mark_text(color=INK, fontSize=11).encode(x=x, y=y, text="title:N")
+    return alt.layer(zero, lines, points, labels).properties(width=size, height=size)

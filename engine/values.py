@@ -1,0 +1,123 @@
+"""Value profiles: prevalence of features on chosen and rejected with intervals. Frames in, frozen results out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+
+from engine.intervals import Estimate, correct, mean_interval, points_text, wilson
+
+SHARES = ("boolean", "category")  # kinds whose mean is a share; others are means of a number
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One item: its level on both sides, and the paired gap chosen minus rejected with a corrected p-value."""
+
+    name: str
+    title: str
+    class_name: str | None
+    kind: str
+    role: str
+    chosen: Estimate
+    rejected: Estimate
+    gap: Estimate
+    p_value: float
+    p_adjusted: float
+
+    @property
+    def gap_text(self) -> str:
+        """The gap as the charts write it: percentage points for shares, +0.00 for means."""
+        if self.kind in SHARES:
+            return points_text(self.gap).split(" [")[0]
+        return "–" if math.isnan(self.gap.estimate) else f"{self.gap.estimate:+.2f}"
+
+
+def _level(kind: str, mean: float, variance: float, total: float, n: int) -> Estimate:
+    return wilson(round(total), n) if kind in SHARES else mean_interval(mean, variance, n)
+
+
+def profile(frame: pd.DataFrame, correction: str = "holm") -> list[ProfileRow]:
+    """The profile of a dataset from `value_frames.prevalence`, in the taxonomy's order.
+
+    Shares carry Wilson intervals; means and the paired gap carry Student intervals over the n pairs. p is the paired
+    t-test of a gap of zero, corrected over all items by `correction` (holm or fdr_bh). Items without rejected sides
+    (single entries) have a NaN gap.
+    """
+    rows: list[tuple[ProfileRow, float]] = []
+    for r in frame.itertuples():
+        n, kind = int(r.n), str(r.kind)
+        has_gap = pd.notna(r.rejected)
+        chosen = _level(kind, float(r.chosen), float(r.chosen_var), float(r.chosen_sum), n)
+        rejected = gap = Estimate(math.nan, math.nan, math.nan, 0)
+        p = math.nan
+        if has_gap:
+            rejected = _level(kind, float(r.rejected), float(r.rejected_var), float(r.rejected_sum), n)
+            gap = mean_interval(float(r.gap), float(r.gap_var), n)
+            if n >= 2 and r.gap_var > 0:
+                p = float(2 * stats.t.sf(abs(r.gap) / math.sqrt(r.gap_var / n), n - 1))
+            elif n >= 2:
+                p = 1.0 if r.gap == 0 else 0.0
+        class_name = None if pd.isna(r.class_name) else str(r.class_name)
+        row = ProfileRow(str(r.name), str(r.title), class_name, kind, str(r.role), chosen, rejected, gap, p, math.nan)
+        rows.append((row, p))
+    adjusted = correct([p for _, p in rows], correction)
+    return [
+        ProfileRow(r.name, r.title, r.class_name, r.kind, r.role, r.chosen, r.rejected, r.gap, r.p_value, a)
+        for (r, _), a in zip(rows, adjusted)
+    ]
+
+
+def profile_frame(rows: list[ProfileRow]) -> pd.DataFrame:
+    """The profile as a tidy table, one row an item, for charts, tables and exports."""
+    return pd.DataFrame(
+        [
+            {
+                "feature": r.name, "title": r.title, "class": r.class_name, "kind": r.kind, "role": r.role,
+                "n": r.chosen.n, "chosen": r.chosen.estimate, "chosen_low": r.chosen.conf_low,
+                "chosen_high": r.chosen.conf_high, "rejected": r.rejected.estimate,
+                "rejected_low": r.rejected.conf_low, "rejected_high": r.rejected.conf_high, "gap": r.gap.estimate,
+                "gap_low": r.gap.conf_low, "gap_high": r.gap.conf_high, "p_value": r.p_value,
+                "p_adjusted": r.p_adjusted, "gap_text": r.gap_text,
+            }
+            for r in rows
+        ]
+    )  # fmt: skip
+
+
+def compare(one: list[ProfileRow], other: list[ProfileRow]) -> pd.DataFrame:
+    """Two profiles side by side: difference of chosen levels (one minus other) with Welch's 95% interval.
+
+    Items are matched by feature and class; both profiles are treated as independent samples. Columns: title, kind, one,
+    other, estimate, conf_low, conf_high, n.
+    """
+    seconds = {(r.name, r.class_name): r for r in other}
+    found = []
+    for r in one:
+        match = seconds.get((r.name, r.class_name))
+        if match is None:
+            continue
+        a, b = r.chosen, match.chosen
+        half = math.hypot(a.conf_high - a.conf_low, b.conf_high - b.conf_low) / 2
+        difference = a.estimate - b.estimate
+        found.append(
+            {"title": r.title, "kind": r.kind, "one": a.estimate, "other": b.estimate, "estimate": difference,
+             "conf_low": difference - half, "conf_high": difference + half, "n": a.n + b.n}
+        )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def finding(rows: list[ProfileRow]) -> str:
+    """The one sentence a chart's title says: the largest clear gap, or that none is clear."""
+    clear = [r for r in rows if r.p_adjusted < 0.05 and not math.isnan(r.gap.estimate) and r.kind in SHARES]
+    n = rows[0].chosen.n if rows else 0
+    if n < 30:
+        return f"Too few labelled pairs ({n}, fewer than 30) to say what sets chosen apart"
+    if not clear:
+        return "No clear gap between chosen and rejected after correction for many tests"
+    top = max(clear, key=lambda r: abs(r.gap.estimate))
+    side = "Chosen" if top.gap.estimate > 0 else "Rejected"
+    return f"{side} answers show “{top.title}” more often: {points_text(top.gap)}"
