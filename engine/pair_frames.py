@@ -57,7 +57,8 @@ def rows(
     frame = con.execute(
         f"""
         SELECT p.pair_no, p.pair_id, p.subset, left(json_extract_string(q.turns, '$[#-1][1]'), 200) AS prompt,
-            left(c.response, 200) AS chosen, left(r.response, 200) AS rejected, concat_ws(', ', {names}) AS flags {margins}
+            left(c.response, 200) AS chosen, left(r.response, 200) AS rejected,
+            concat_ws(', ', {names}) AS flags {margins}
         FROM pairs p JOIN prompts q USING (prompt_id) JOIN entries c ON c.entry_id = p.chosen
         LEFT JOIN entries r ON r.entry_id = p.rejected
         WHERE p.dataset_id = ? AND p.pair_no IN (SELECT unnest(?::INTEGER[]))""",
@@ -80,8 +81,8 @@ def detail(con: duckdb.DuckDBPyConnection, dataset_id: int, number: int) -> Pair
     """Everything about one pair; SignetError when there is none of that number."""
     row = con.execute(
         """
-        SELECT p.pair_id, p.subset, p.split, p.source_row, p.strength, p.flags, p.extra, q.turns, c.response, r.response,
-            cq.turns, rq.turns, p.chosen, p.rejected
+        SELECT p.pair_id, p.subset, p.split, p.source_row, p.strength, p.flags, p.extra, q.turns, c.response,
+            r.response, cq.turns, rq.turns, p.chosen, p.rejected
         FROM pairs p JOIN prompts q ON q.prompt_id = p.prompt_id JOIN entries c ON c.entry_id = p.chosen
         JOIN prompts cq ON cq.prompt_id = c.prompt_id LEFT JOIN entries r ON r.entry_id = p.rejected
         LEFT JOIN prompts rq ON rq.prompt_id = r.prompt_id
@@ -108,7 +109,8 @@ def _rewards(con: duckdb.DuckDBPyConnection, sides: list[int | None]) -> pd.Data
             max(reward) FILTER (entry_id = $r) AS rejected,
             max(reward) FILTER (entry_id = $c) - max(reward) FILTER (entry_id = $r) AS margin,
             bool_or(truncated) AS truncated
-        FROM rewards JOIN models m USING (model_id) WHERE entry_id IN ($c, $r) GROUP BY m.model_id, m.name ORDER BY m.model_id
+        FROM rewards JOIN models m USING (model_id) WHERE entry_id IN ($c, $r)
+        GROUP BY m.model_id, m.name ORDER BY m.model_id
         """,
         {"c": sides[0], "r": sides[1]},
     ).df()

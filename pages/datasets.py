@@ -121,8 +121,8 @@ with st.expander("Import a dataset", expanded=len(known) <= 1, icon=":material/u
             show_preview(source, options)
     else:
         st.markdown(
-            "Anthropic's **hh-rlhf** test split (harmless and helpful, about 4,700 pairs), from the hub, or from the file "
-            f"that `{bundle.HH_FILE}` names. Labels that ship with Signet attach themselves to it."
+            "Anthropic's **hh-rlhf** test split (harmless and helpful, about 4,700 pairs), from the hub, or from the "
+            f"file that `{bundle.HH_FILE}` names. Labels that ship with Signet attach themselves to it."
         )
         if st.button("Audit hh-rlhf", type="primary"):
             shared.start_job("import", source="hh-rlhf-test", name="hh-rlhf test")

@@ -61,13 +61,12 @@ def test_imports_go_downward(path: Path) -> None:
         return
     rank = {name: i for i, names in enumerate(LAYERS) for name in names}
     assert path.stem in rank, f"{path.name} has no layer: place it in LAYERS"
-    same_line_allowed = {"export", "scores_file", "search"}
+    same_line_allowed = {"export", "scores_file", "search", "heads", "readers"}
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "engine" and len(parts) > 1 and parts[1] in rank and parts[1] != path.stem:
             below = rank[parts[1]] < rank[path.stem]
-            same = rank[parts[1]] == rank[path.stem] and (path.stem in same_line_allowed or parts[1] == "surface"
-                                                         or path.stem in ("heads", "readers", "pair_frames"))  # fmt: skip
+            same = rank[parts[1]] == rank[path.stem] and path.stem in same_line_allowed
             late = path.stem in ("worker", "models", "jobs")  # open their tools inside functions
             assert below or same or late, f"{path.stem} imports {parts[1]}, which is not below it"
 

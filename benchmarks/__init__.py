@@ -1,0 +1,1 @@
+"""Speed, measured beside the alternatives in the same run: `make bench`, or `python -m benchmarks NAME`."""
