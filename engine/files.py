@@ -106,7 +106,7 @@ def kind_of(path: Path) -> str:
             f"{path.name}: this is no {suffix[1:] or 'text'} file that can be read (it begins with {magic[:4]!r}); "
             "JSON, JSONL, CSV, TSV, Parquet and Arrow are."
         )
-    text = decode(head, encoding_of(head), path, 1, final=False).lstrip()
+    text = head.decode(encoding_of(head), "replace").lstrip()
     if text[:1] == "[":
         return "json"
     if text[:1] == "{":
@@ -132,19 +132,6 @@ def encoding_of(head: bytes) -> str:
     if head.startswith(b"\xef\xbb\xbf"):
         return "utf-8-sig"
     return "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-
-
-def decode(data: bytes, encoding: str, path: Path, line: int, final: bool = True) -> str:
-    """Text of some bytes; SignetError names file and line where they are not in that encoding."""
-    import codecs
-
-    try:
-        return codecs.getincrementaldecoder(encoding)().decode(data, final)
-    except UnicodeDecodeError as error:
-        raise SignetError(
-            f"{path.name}: line {line + data[: error.start].count(10)} is not {encoding} text (byte {error.start}: "
-            f"{data[error.start : error.start + 1]!r}); save the file as UTF-8."
-        ) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:

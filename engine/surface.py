@@ -43,7 +43,8 @@ _REFUSAL = re.compile(
     r"engage|discuss|comfortable|want to|think (?:I|it|that|you))\b|"
     r"\b(?:I['’]?m|I am) (?:\w+ ){0,2}(?:not (?:able|going|comfortable|willing|allowed|permitted)|unable)\b|"
     r"\bI (?:must|have to|need to|will have to) (?:decline|refuse)\b|\bI(?:['’]d| would) rather not\b|"
-    r"\bas an? (?:AI|artificial intelligence|language model|assistant)\b|\bagainst my (?:\w+ )?(?:guidelines|rules|programming)\b",
+    r"\bas an? (?:AI|artificial intelligence|language model|assistant)\b|"
+    r"\bagainst my (?:\w+ )?(?:guidelines|rules|programming)\b",
     re.I,
 )
 

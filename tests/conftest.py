@@ -6,12 +6,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.client import Client
 from engine.settings import ROOT
 from engine.store import Store
+
+if TYPE_CHECKING:
+    from engine.client import Client
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DATA = Path(os.environ.get("SIGNET_DATA", ROOT.parent / "shared" / "data"))
@@ -36,6 +39,8 @@ def store(home: Path) -> Iterator[Store]:
 @pytest.fixture
 def client(home: Path) -> Iterator[Client]:
     """A client that owns an empty store."""
+    from engine.client import Client
+
     with Client(home) as opened:
         yield opened
 

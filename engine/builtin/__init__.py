@@ -1,0 +1,1 @@
+"""What ships with Signet: heads, labels, the demonstration audit, and the scripts that made them."""
