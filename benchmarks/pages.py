@@ -78,15 +78,10 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
         "pairs: search": {"q": "recipe"}, "pairs: sorted": {"sort": "lowest margin", "margin": "synthetic-a"},
     }  # fmt: skip
     for name, query in visits.items():
-        script = f"""
-import streamlit as st
-from pages import shared
-shared.frame()
-exec(compile(open({str(ROOT / "pages" / (name.split(":")[0] + ".py"))!r}).read(), "page", "exec"))
-"""
         times = []
         for _ in range(ROUNDS + 1):
-            app = AppTest.from_string(script, default_timeout=120)
+            app = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=120).run()
+            app.switch_page(f"{name.split(':')[0]}.py")
             app.query_params["dataset"] = "scale"
             for key, value in query.items():
                 app.query_params[key] = value

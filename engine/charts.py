@@ -23,7 +23,7 @@ def side_color(field: str = "side", legend: bool = False) -> alt.Color:
 
 
 def _height(rows: int) -> int:
-    return max(120, ROW * rows + 20)
+    return ROW * rows + 80  # the axis takes its part of it
 
 
 def _rule(value: float, axis: str) -> alt.Chart:
@@ -36,8 +36,9 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChar
 
     Columns: title, chosen, rejected, gap_text, and chosen_low, chosen_high, rejected_low, rejected_high.
     """
+    frame = frame.assign(right=frame[["chosen_high", "rejected_high", "chosen", "rejected"]].max(axis=1))
     order = frame["title"].tolist()
-    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, ticks=False, domain=False))
+    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, ticks=False, domain=False, labelOverlap=False))
     long = pd.concat(
         [
             frame[["title", side, f"{side}_low", f"{side}_high"]]
@@ -46,9 +47,8 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChar
             for side in ("chosen", "rejected")
         ]
     )
-    x = alt.X(
-        "value:Q", title=unit, scale=alt.Scale(zero=zero), axis=alt.Axis(format="~%" if "share" in unit else "~g")
-    )
+    axis = alt.Axis(format="~%" if "share" in unit else "~g", tickCount=8)
+    x = alt.X("value:Q", title=unit, scale=alt.Scale(zero=zero), axis=axis)
     tooltip = [
         alt.Tooltip("title:N", title="feature"),
         alt.Tooltip("side:N"),
@@ -56,22 +56,16 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChar
         alt.Tooltip("low:Q", format=".3f", title="95% from"),
         alt.Tooltip("high:Q", format=".3f", title="to"),
     ]
+    color = side_color(legend=True)
     base = alt.Chart(frame).encode(y=y)
+    sides = alt.Chart(long).encode(y=y, color=color)
     link = base.mark_rule(color=INK, strokeWidth=2, opacity=0.5).encode(
         x=alt.X("chosen:Q", title=unit), x2="rejected:Q"
     )
-    whisker = alt.Chart(long).mark_rule(opacity=0.55).encode(y=y, x="low:Q", x2="high:Q", color=side_color())
-    points = (
-        alt.Chart(long)
-        .mark_point(filled=True, size=75, opacity=1)
-        .encode(y=y, x=x, color=side_color(legend=True), shape=alt.Shape("side:N", legend=None), tooltip=tooltip)
-    )
+    whisker = sides.mark_rule(opacity=0.55).encode(x=alt.X("low:Q", title=unit), x2="high:Q")
+    points = sides.mark_point(filled=True, size=75, opacity=1).encode(x=x, tooltip=tooltip)
     text = base.mark_text(align="left", dx=9, color=INK, fontSize=11).encode(x="right:Q", text="gap_text:N")
-    return (
-        alt.layer(link, whisker, points, text)
-        .properties(height=_height(len(frame)))
-        .transform_calculate(right="max(datum.chosen_high, datum.rejected_high)")
-    )
+    return alt.layer(link, whisker, points, text).properties(height=_height(len(frame)))
 
 
 def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label: str = "") -> alt.LayerChart:
@@ -83,7 +77,7 @@ def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label
     frame = frame.assign(clear=((frame["conf_low"] > 0) | (frame["conf_high"] < 0)))
     frame["tone"] = frame["clear"].map({True: "effect", False: "neutral"})
     order = list(dict.fromkeys(frame["title"]))
-    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False))
     tooltip = [
         "title:N",
         *([f"{groups}:N"] if groups else []),
@@ -163,7 +157,7 @@ def calibration(frame: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y(
         "agreement:Q", title="share in which people agree", axis=alt.Axis(format="~%"), scale=alt.Scale(zero=False)
     )
-    bars = base.mark_rule(color=INK).encode(y=alt.Y("low:Q", title=y.title), y2="high:Q")
+    bars = base.mark_rule(color=INK).encode(y=alt.Y("low:Q", title="share in which people agree"), y2="high:Q")
     points = base.mark_point(filled=True, size=60).encode(
         y=y,
         shape=alt.Shape("model:N", legend=alt.Legend(title=None, orient="top")),

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+ALIKE = 0.3  # share of equal words below which marking every word says nothing
 LONGEST = 20_000  # characters a side past which the diff is by line, because it would take seconds
 
 
@@ -34,6 +35,12 @@ def word_diff(one: str, other: str) -> tuple[list[Segment], list[Segment]]:
         if b1 > b0:
             right.append(Segment(kind, "".join(b[b0:b1])))
     return left, right
+
+
+def alike(segments: list[Segment]) -> bool:
+    """Whether enough of a text is shared with the other for a word-level diff to say something."""
+    total = sum(len(one.text) for one in segments)
+    return total == 0 or sum(len(one.text) for one in segments if one.kind == "same") >= ALIKE * total
 
 
 # Characters that reorder or hide text: shown by code point, so that what is read is what is there.

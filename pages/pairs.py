@@ -5,7 +5,7 @@ import math
 import streamlit as st
 
 from engine import catalog, pair_frames, search, value_frames
-from engine.diff import Segment, to_html, visible, word_diff
+from engine.diff import Segment, alike, to_html, visible, word_diff
 from engine.records import SignetError
 from engine.search import Filter
 from engine.store import FLAGS
@@ -78,7 +78,8 @@ def show_pair(number: int, neighbours: tuple[int, ...], shown: int, total: int) 
         with st.container(border=True):
             st.html(STYLE + turns_html(one.chosen_tail, one.chosen))
     else:
-        marked = st.toggle("Mark what differs", value=True, key="diff", persist_state=True)
+        close = alike(left) and alike(right)
+        marked = st.toggle("Mark what differs", value=close, key=f"diff-{one.pair_id}")
         columns = st.columns(2)
         sides = (
             ("chosen", "blue", one.chosen_tail, one.chosen, left),
@@ -100,7 +101,7 @@ def show_pair(number: int, neighbours: tuple[int, ...], shown: int, total: int) 
         st.caption("Margin: reward of chosen minus reward of rejected. Rewards of different models share no scale.")
     if not one.labels.empty:
         st.subheader("Labels", anchor=False)
-        only = st.toggle("Only where the sides differ", key="differ", persist_state=True)
+        only = st.toggle("Only where the sides differ", key="differ", persist_state="session")
         labels = one.labels
         if only:
             labels = labels[labels["chosen"] != labels["rejected"]]

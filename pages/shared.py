@@ -165,7 +165,8 @@ def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:
 
 def chart(drawn: Any, alt: str, guide: str, frame: Any, name: str) -> None:
     """A chart with its accessible name, its one-line guide and its data as CSV."""
-    st.altair_chart(drawn, width="stretch", theme="streamlit", alt=alt)
+    fixed = isinstance(getattr(drawn, "width", None), int)  # a square stays square
+    st.altair_chart(drawn, width="content" if fixed else "stretch", theme="streamlit", alt=alt)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(escape(guide))
         download(frame, name)
