@@ -2,7 +2,7 @@
 
 Blocks, in order (widths in BLOCKS): unit embeddings of the response, of the last user turn and of the turn before it,
 the product of the first two; surface features; counts of words from a small lexicon in response and question, and how
-much they overlap; hashed word n-grams (1 and 2) of response and question, weighted by log frequency and rarity.
+much they overlap; hashed word n-grams (1 and 2) of the response, weighted by log frequency and rarity.
 Means, scales and rarities are learned from the training part and stored with the heads.
 """
 
@@ -22,7 +22,7 @@ from engine.embedder import DIMENSIONS, embed
 from engine.records import Turn
 
 VERSION = "1"
-NGRAM_BUCKETS = {"response": 4096, "question": 2048}
+NGRAM_BUCKETS = 4096
 READ_CHARS = 20_000  # of a text, for style and n-grams: as far as the embedder reads
 
 SURFACE = (
@@ -74,12 +74,11 @@ BLOCKS = {
     "product": DIMENSIONS,
     "surface": len(SURFACE) + 5,
     "lexicon": 2 * len(LEXICON) + 5,
-    "ngrams_response": NGRAM_BUCKETS["response"],
-    "ngrams_question": NGRAM_BUCKETS["question"],
+    "ngrams": NGRAM_BUCKETS,
 }
 WIDTH = sum(BLOCKS.values())
 # How strongly a block counts beside the embeddings (chosen by grouped cross-validation on the training part).
-WEIGHTS = {"surface": 3.0, "lexicon": 2.0, "ngrams_response": 1.0, "ngrams_question": 1.0}
+WEIGHTS = {"surface": 3.0, "lexicon": 2.0, "ngrams": 1.5}
 PRODUCT_SCALE = 8.0  # brings products of two unit vectors' parts to the size of the parts
 
 
@@ -127,13 +126,13 @@ def _lexicon_row(response: str, question: str, before: str) -> list[float]:
     return [*row, _overlap(said, asked), _overlap(asked, said), _overlap(said, earlier)]
 
 
-def _ngrams(text: str, buckets: int) -> dict[int, float]:
-    """Log-frequency of hashed word 1- and 2-grams."""
+def _ngrams(text: str) -> dict[int, float]:
+    """Log-frequency of hashed word 1- and 2-grams by bucket."""
     tokens = [t.lower() for t in _TOKEN.findall(text)]
     grams = Counter(tokens) + Counter(f"{a} {b}" for a, b in pairwise(tokens))
     found: dict[int, float] = {}
     for gram, count in grams.items():
-        bucket = zlib.crc32(gram.encode("utf-8", "replace")) % buckets
+        bucket = zlib.crc32(gram.encode("utf-8", "replace")) % NGRAM_BUCKETS
         found[bucket] = found.get(bucket, 0.0) + 1.0 + float(np.log(count))
     return found
 
@@ -150,23 +149,20 @@ def raw(prompts: Sequence[Sequence[Turn]], responses: Sequence[str], use_cache: 
     rows[:, columns("before")] = vectors[2 * n :]
     rows[:, columns("product")] = vectors[:n] * vectors[n : 2 * n] * PRODUCT_SCALE
     closeness = np.stack([(vectors[:n] * vectors[k : k + n]).sum(1) for k in (n, 2 * n)], axis=1)
-    grams = {"response": columns("ngrams_response"), "question": columns("ngrams_question")}
+    first_gram = columns("ngrams").start
     for i, (response, question, earlier) in enumerate(zip(responses, questions, before)):
         response, question, earlier = response[:READ_CHARS], question[:READ_CHARS], earlier[:READ_CHARS]
         rows[i, columns("surface")] = _surface_row(response, question, len(prompts[i]))
         rows[i, columns("lexicon")] = [*_lexicon_row(response, question, earlier), *closeness[i]]
-        for name, text in (("response", response), ("question", question)):
-            found = _ngrams(text, NGRAM_BUCKETS[name])
-            if found:
-                rows[i, grams[name].start + np.fromiter(found, int)] = np.fromiter(found.values(), np.float32)
+        for bucket, weight in _ngrams(response).items():
+            rows[i, first_gram + bucket] = weight
     return rows
 
 
 def learn_scaling(rows: np.ndarray) -> Scaling:
     """Centre, scale and rarity from raw rows of training entries. A column that never varies counts for nothing."""
     dense = np.concatenate([rows[:, columns("surface")], rows[:, columns("lexicon")]], axis=1).astype(np.float64)
-    grams = np.concatenate([rows[:, columns("ngrams_response")], rows[:, columns("ngrams_question")]], axis=1)
-    seen = (grams > 0).sum(0)
+    seen = (rows[:, columns("ngrams")] > 0).sum(0)
     rarity = np.where(seen >= 3, np.log((1 + len(rows)) / (1 + seen)) + 1, 0.0)
     spread = dense.std(0)
     scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
@@ -185,11 +181,7 @@ def scaled(rows: np.ndarray, scaling: Scaling) -> np.ndarray:
         standard = np.clip((rows[:, place] - scaling.centre[part]) * scaling.scale[part], -6, 6)
         found[:, place] = standard * WEIGHTS[block]
         start += width
-    start = 0
-    for block in ("ngrams_response", "ngrams_question"):
-        place, width = columns(block), BLOCKS[block]
-        weighted = rows[:, place] * scaling.rarity[start : start + width]
-        norms = np.sqrt((weighted**2).sum(1, keepdims=True))
-        found[:, place] = weighted / np.maximum(norms, 1e-9) * DIMENSIONS**0.5 * WEIGHTS[block]
-        start += width
+    weighted = rows[:, columns("ngrams")] * scaling.rarity
+    norms = np.maximum(np.sqrt((weighted**2).sum(1, keepdims=True)), 1e-9)
+    found[:, columns("ngrams")] = weighted / norms * DIMENSIONS**0.5 * WEIGHTS["ngrams"]
     return found
