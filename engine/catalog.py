@@ -82,7 +82,7 @@ def datasets(con: duckdb.DuckDBPyConnection) -> list[Dataset]:
             report
         FROM datasets ORDER BY dataset_id
     """).fetchall()
-    return [Dataset(*row[:9], json.loads(row[9])) for row in rows]
+    return [Dataset(*(*row[:9], json.loads(row[9]))) for row in rows]
 
 
 def dataset(con: duckdb.DuckDBPyConnection, name: str) -> Dataset:
@@ -167,4 +167,4 @@ def features(con: duckdb.DuckDBPyConnection, taxonomy_id: int) -> list[FeatureRo
         "ORDER BY position",
         [taxonomy_id],
     ).fetchall()
-    return [FeatureRow(*row[:6], tuple(json.loads(row[6]))) for row in rows]
+    return [FeatureRow(*(*row[:6], tuple(json.loads(row[6])))) for row in rows]

@@ -6,11 +6,15 @@ names the side and never a colour. Every function says which columns its frame n
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
 INK = "#76808F"  # text and rules in a colour that reads on light and dark
+AnyChart = Any  # Altair types a layered chart by what it may become
 SIDES = alt.Scale(domain=["chosen", "rejected", "neutral", "effect"])
+NAMES = alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False)
 ROW = 26  # pixels a row of a forest plot or a dumbbell
 
 alt.data_transformers.disable_max_rows()
@@ -26,19 +30,19 @@ def _height(rows: int) -> int:
     return ROW * rows + 80  # the axis takes its part of it
 
 
-def _rule(value: float, axis: str) -> alt.Chart:
+def _rule(value: float, axis: str) -> AnyChart:
     encoding = {axis: alt.datum(value)}
     return alt.Chart(pd.DataFrame({"at": [value]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(**encoding)
 
 
-def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChart:
+def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> AnyChart:
     """Chosen against rejected, a row a feature, in the frame's order.
 
     Columns: title, chosen, rejected, gap_text, and chosen_low, chosen_high, rejected_low, rejected_high.
     """
     frame = frame.assign(right=frame[["chosen_high", "rejected_high", "chosen", "rejected"]].max(axis=1))
     order = frame["title"].tolist()
-    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=240, ticks=False, domain=False, labelOverlap=False))
+    y = alt.Y("title:N", sort=order, title=None, axis=NAMES)
     long = pd.concat(
         [
             frame[["title", side, f"{side}_low", f"{side}_high"]]
@@ -68,7 +72,7 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> alt.LayerChar
     return alt.layer(link, whisker, points, text).properties(height=_height(len(frame)))
 
 
-def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label: str = "") -> alt.LayerChart:
+def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label: str = "") -> AnyChart:
     """Estimates with 95% intervals, a row a title, grey where the interval crosses zero.
 
     Columns: title, estimate, conf_low, conf_high, n; with `groups` a column of that name (at most three values), told
@@ -77,7 +81,7 @@ def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label
     frame = frame.assign(clear=((frame["conf_low"] > 0) | (frame["conf_high"] < 0)))
     frame["tone"] = frame["clear"].map({True: "effect", False: "neutral"})
     order = list(dict.fromkeys(frame["title"]))
-    y = alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False))
+    y = alt.Y("title:N", sort=order, title=None, axis=NAMES)
     tooltip = [
         "title:N",
         *([f"{groups}:N"] if groups else []),
@@ -96,7 +100,7 @@ def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label
     return alt.layer(_rule(0, "x"), bars, points).properties(height=_height(rows))
 
 
-def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> alt.LayerChart:
+def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> AnyChart:
     """A binned square with zero axes. Columns: x, x2, y, y2 (bin edges), n, and quadrant labels are the caller's."""
     low = float(min(frame["x"].min(), frame["y"].min()))
     high = float(max(frame["x2"].max(), frame["y2"].max()))
@@ -116,7 +120,7 @@ def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> al
     return alt.layer(cells, _rule(0, "x"), _rule(0, "y")).properties(width=size, height=size)
 
 
-def quadrant_labels(frame: pd.DataFrame, chart: alt.LayerChart) -> alt.LayerChart:
+def quadrant_labels(frame: pd.DataFrame, chart: AnyChart) -> AnyChart:
     """Names with shares in the corners of a heat. Columns: x, y, text, align (left or right), baseline."""
     texts = [
         alt.Chart(frame[frame["align"] == align])
@@ -127,7 +131,7 @@ def quadrant_labels(frame: pd.DataFrame, chart: alt.LayerChart) -> alt.LayerChar
     return alt.layer(chart, *texts)
 
 
-def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str | None = None) -> alt.Chart:
+def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str | None = None) -> AnyChart:
     """Small multiples of binned shares. Columns: x, x2, share, `group`, and `facet`'s column."""
     chart = (
         alt.Chart(frame)
@@ -146,7 +150,7 @@ def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str
     return chart
 
 
-def calibration(frame: pd.DataFrame) -> alt.LayerChart:
+def calibration(frame: pd.DataFrame) -> AnyChart:
     """Agreement against sigma(margin). Columns: predicted, agreement, low, high, n, model (at most three)."""
     line = pd.DataFrame({"p": [0.5, 1.0]})
     diagonal = alt.Chart(line).mark_line(color=INK, strokeDash=[4, 3]).encode(x="p:Q", y="p:Q")
@@ -168,7 +172,7 @@ def calibration(frame: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(diagonal, bars, lines, points).properties(height=300)
 
 
-def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> alt.LayerChart:
+def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> AnyChart:
     """A labelled square matrix. Columns: row, column, value, n."""
     order = list(dict.fromkeys(frame["row"]))
     columns = list(dict.fromkeys(frame["column"]))
@@ -186,7 +190,7 @@ def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> a
     return alt.layer(cells, text).properties(height=_height(len(order)) + 60)
 
 
-def circumplex(frame: pd.DataFrame, size: int = 340) -> alt.LayerChart:
+def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     """Unfilled spokes in circumplex order, radius linear in the value, rings named.
 
     Columns: title, chosen, rejected, in the order of the circle. Values in [-1, 1]; the dashed ring is zero.

@@ -78,7 +78,7 @@ def open_bytes(path: Path) -> BinaryIO:
     magic = _magic(path)
     codec = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}.get(magic[:2])
     if codec:
-        return io.BufferedReader(_Bounded(pa.input_stream(str(path), compression=codec), path), 1 << 20)  # type: ignore[return-value]
+        return io.BufferedReader(_Bounded(pa.input_stream(str(path), compression=codec), path), 1 << 20)
     if magic[:4] == b"PK\x03\x04":
         raise SignetError(f"{path.name}: zip archives are not read; unpack it and name the folder.")
     return path.open("rb")

@@ -172,5 +172,5 @@ def quality(taxonomy: str) -> dict[str, dict[str, Any]]:
 
 
 def reward_quality(name: str) -> dict[str, dict[str, Any]]:
-    """Held-out pair accuracy of a built-in reward model by subset: accuracy, low, high, n, longer_wins, shorter_wins."""
+    """Held-out figures of a built-in reward model by subset: accuracy, low, high, n, longer_wins, shorter_wins."""
     return _quality().get("rewards", {}).get(name, {})

@@ -35,9 +35,8 @@ def resolve(labeler: str, taxonomy: Taxonomy) -> LabelerSpec:
     if labeler == "builtin":
         known = heads.available()
         if taxonomy.name not in known:
-            raise SignetError(
-                f"The built-in models cannot label {taxonomy.name!r}; they have heads for {', '.join(known) or 'nothing'}."
-            )
+            heads_for = ", ".join(known) or "nothing"
+            raise SignetError(f"The built-in models cannot label {taxonomy.name!r}; they have heads for {heads_for}.")
         return LabelerSpec("builtin", "builtin", heads.revision(taxonomy.name), {})
     if labeler == "surface":
         if taxonomy.name != "surface":

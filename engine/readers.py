@@ -300,7 +300,7 @@ def arena_55k(row: Row, options: Row) -> Iterator[Record]:
 
     https://huggingface.co/datasets/lmsys/lmsys-arena-human-preference-55k; texts are JSON lists, one item a turn.
     """
-    lists = {}
+    lists: dict[str, Any] = {}
     for name in ("prompt", "response_a", "response_b"):
         value = row.get(name)
         try:

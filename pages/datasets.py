@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -25,7 +26,7 @@ def preview_text(turns: tuple, most: int = 300) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def save_upload(upload) -> Path:
+def save_upload(upload: Any) -> Path:
     """An uploaded file on disk under the store, where the import job reads it."""
     folder = home() / "uploads"
     folder.mkdir(exist_ok=True)
@@ -91,9 +92,9 @@ def show_preview(source: str, options: dict) -> None:
     stem = (
         Path(source).name.split(".")[0].partition("-")[2] if "/uploads/" in source else Path(source).name.split(".")[0]
     )
-    columns = st.columns([3, 1], vertical_alignment="bottom")
-    name = columns[0].text_input("Name of the dataset", value=stem or "dataset", key=f"name-{source}")
-    if columns[1].button("Import", type="primary", disabled=not seen.records, width="stretch"):
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    name = left.text_input("Name of the dataset", value=stem or "dataset", key=f"name-{source}")
+    if right.button("Import", type="primary", disabled=not seen.records, width="stretch"):
         shared.start_job("import", source=source, name=name, options=options)
 
 
@@ -226,9 +227,10 @@ with more:
                 st.session_state["prepared"] = (written, f"{data.name}-{what}{suffix}")
     prepared = st.session_state.get("prepared")
     if prepared and Path(prepared[0]["path"]).exists():
+        ready = Path(prepared[0]["path"])
         st.download_button(
             f"Download {prepared[0]['rows']:,} rows",
-            lambda: Path(prepared[0]["path"]).read_bytes(),
+            ready.read_bytes,
             prepared[1],
             icon=":material/download:",
         )

@@ -1,6 +1,7 @@
 """What is running, how long it takes, what it cost, and what went wrong."""
 
 import datetime
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -16,7 +17,7 @@ ICONS = {
     "failed": "error",
     "cancelled": "block",
 }
-COLORS = {"queued": "gray", "running": "blue", "done": "green", "failed": "red", "cancelled": "gray"}
+COLORS: dict[str, Any] = {"queued": "gray", "running": "blue", "done": "green", "failed": "red", "cancelled": "gray"}
 WHERE = {"import": "Datasets", "label": "Values", "score": "Reward models"}
 
 st.title("Jobs")

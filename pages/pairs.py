@@ -1,6 +1,7 @@
 """Search, filter and read the single pairs behind every number."""
 
 import math
+from typing import Any
 
 import streamlit as st
 
@@ -12,6 +13,7 @@ from engine.store import FLAGS
 from pages import shared
 
 SIZE = 20
+COLORS: dict[str, Any] = {"chosen": "blue", "rejected": "orange"}
 STYLE = """<style>
 .signet-text {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; font-size: 0.95rem}
 .signet-turn {opacity: 0.72; font-size: 0.78rem; font-weight: 600; letter-spacing: .04em; margin-top: .5rem}
@@ -78,16 +80,16 @@ def show_pair(number: int, neighbours: tuple[int, ...], shown: int, total: int) 
         with st.container(border=True):
             st.html(STYLE + turns_html(one.chosen_tail, one.chosen))
     else:
-        close = alike(left) and alike(right)
-        marked = st.toggle("Mark what differs", value=close, key=f"diff-{one.pair_id}")
+        worth_marking = alike(left) and alike(right)
+        marked = st.toggle("Mark what differs", value=worth_marking, key=f"diff-{one.pair_id}")
         columns = st.columns(2)
         sides = (
-            ("chosen", "blue", one.chosen_tail, one.chosen, left),
-            ("rejected", "orange", one.rejected_tail, one.rejected, right),
+            ("chosen", one.chosen_tail, one.chosen, left),
+            ("rejected", one.rejected_tail, one.rejected, right),
         )
-        for column, (side, color, tail, response, segments) in zip(columns, sides):
+        for column, (side, tail, response, segments) in zip(columns, sides):
             with column, st.container(border=True):
-                st.badge(f"{side} · {len(response):,} characters", color=color)
+                st.badge(f"{side} · {len(response):,} characters", color=COLORS[side])
                 st.html(STYLE + turns_html(tail, response, segments if marked else None))
 
     if not one.rewards.empty:
@@ -122,7 +124,7 @@ def show_pair(number: int, neighbours: tuple[int, ...], shown: int, total: int) 
 def add_filter() -> None:
     """The form that adds one filter."""
     with st.popover("Add a filter", icon=":material/filter_alt:"):
-        kinds = {
+        kinds: dict[str, str] = {
             "flag": "health flag",
             "subset": "subset",
             "label": "label",
@@ -132,10 +134,10 @@ def add_filter() -> None:
             "regime": "regime",
             "length": "length",
         }
-        kind = st.selectbox("By", list(kinds), format_func=kinds.get, key="new-kind")
+        kind = st.selectbox("By", list(kinds), format_func=kinds.__getitem__, key="new-kind")
         models = [m.label for m in shared.read(catalog.models, data.dataset_id)]
         labelers = {f"{b.taxonomy} by {b.label}": b for b in shared.read(catalog.labelers, data.dataset_id)}
-        fields: dict = {}
+        fields: dict[str, Any] = {}
         if kind == "flag":
             fields["value"] = st.selectbox("Flag", list(FLAGS), format_func=lambda f: FLAGS[f][1])
         elif kind == "subset":
@@ -171,7 +173,7 @@ def add_filter() -> None:
             fields["model"] = st.selectbox("Reward model", models)
             if kind == "aligned":
                 words = {"yes": "agrees", "no": "resists", "tie": "tie"}
-                fields["value"] = st.selectbox("The model", list(words), format_func=words.get)
+                fields["value"] = st.selectbox("The model", list(words), format_func=words.__getitem__)
             else:
                 fields["min"] = st.number_input("Margin at least", value=-1.0)
                 fields["max"] = st.number_input("and below", value=0.0)
@@ -220,7 +222,7 @@ def show_list() -> None:
         return
     shown_models = models[:3]
     rows = shared.read(pair_frames.rows, data.dataset_id, found.pair_nos, tuple(m.model_id for m in shown_models))
-    config: dict = {"pair_no": None, "pair_id": "id"}
+    config: dict[str, Any] = {"pair_no": None, "pair_id": "id"}
     if not rows["subset"].any():
         config["subset"] = None
     if not rows["flags"].any():

@@ -30,7 +30,7 @@ correction = right.segmented_control(
     default="holm",
     key="correction",
     bind="query-params",
-    format_func={"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}.get,
+    format_func=lambda name: {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}[name],
 )
 
 frame = shared.read(value_frames.prevalence, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id, subset)

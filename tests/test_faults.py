@@ -5,6 +5,7 @@ SIGNET_KILLS sets the number of kills (default 6), SIGNET_FAULT_MODEL a model fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -75,10 +76,8 @@ def worker_pids(job_folder: Path) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def test_every_entry_has_one_reward_after_kills_at_random_moments(encoder: Path, home: Path, tmp_path: Path) -> None:  # noqa: F811
