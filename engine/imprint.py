@@ -64,9 +64,19 @@ class Imprint:
 
 
 def vifs(cross: np.ndarray) -> np.ndarray:
-    """Variance inflation factors from a (centred or no-intercept) cross-product matrix: diag(A) * diag(A^-1)."""
-    inverse = np.linalg.pinv(cross)
-    return np.diag(cross) * np.diag(inverse)
+    """Variance inflation factors 1 / (1 - R2) of each column on the others, from a cross-product matrix.
+
+    The matrix is centred, or without intercept; R2 is meant accordingly. A copy of another column gives infinity.
+    """
+    scaled = cross / np.sqrt(np.outer(np.diag(cross), np.diag(cross)))
+    found = np.ones(len(scaled))
+    for i in range(len(scaled)):
+        rest = [j for j in range(len(scaled)) if j != i]
+        if rest:
+            b = scaled[rest, i]
+            r_squared = float(b @ np.linalg.lstsq(scaled[np.ix_(rest, rest)], b, rcond=None)[0])
+            found[i] = 1 / (1 - r_squared) if r_squared < 1 - 1e-12 else math.inf
+    return found
 
 
 def usable(cross: np.ndarray, names: Sequence[str], limit: float = VIF_LIMIT) -> tuple[list[int], dict[str, str]]:
