@@ -57,7 +57,7 @@ def _run_job(client: Client, identity: str) -> dict[str, Any]:
     try:
         state = client.follow(identity, bar)
     except KeyboardInterrupt:
-        client.call("cancel", job=identity)
+        client.stop(identity)
         raise
     finally:
         bar.close()

@@ -64,6 +64,18 @@ class Client:
             raise SignetError(body["error"])
         return body["ok"]
 
+    def stop(self, identity: str) -> None:
+        """Cancel a job and wait, some seconds at most, until it has stopped."""
+        if jobs.read_state(jobs.require(self.home, identity)).state in jobs.ENDED:
+            return
+        self.call("cancel", job=identity)
+        for _ in range(150):
+            if self._owner:
+                self._owner.tick()
+            if jobs.read_state(jobs.require(self.home, identity)).state in jobs.ENDED:
+                return
+            time.sleep(0.1)
+
     def follow(self, identity: str, report: Callable[[jobs.Job, jobs.State, jobs.Progress], None]) -> jobs.State:
         """Wait until a job has ended, reporting as it goes; SignetError with its sentence if it failed."""
         while True:

@@ -7,23 +7,22 @@ reason with examples, and nothing of a broken source is ever stored.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from engine import files, jobs
-from engine.ingest import PART_COLUMNS
+from engine import jobs, sources
 from engine.readers import Record, Row, Skip
 from engine.readers_more import SHAPES, Shape, detect
-from engine.records import Entry, Pair, SignetError, entry_hash, prompt_hash, turns_to_json
+from engine.records import PART_COLUMNS, Entry, Pair, SignetError, entry_hash, prompt_hash, turns_to_json
+from engine.sources import Located, grouped, located
 
 PART_ROWS = 10_000
 HEAD = 50  # rows that decide the shape
@@ -31,8 +30,6 @@ EXAMPLES = 20  # examples kept a reason
 EXTRA_CHARS = 10_000  # of one kept value
 ID_FIELDS = ("id", "pair_id", "prompt_id", "idx", "row_id", "uid", "message_tree_id", "comparison_id")
 OPTIONS = {"shape", "columns", "split", "config", "data_dir", "revision", "preference", "chosen"}
-HH_HUB = "Anthropic/hh-rlhf"
-HH_SUBSETS = ("harmless-base", "helpful-base")
 TYPES = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "INTEGER": pa.int32()}
 SCHEMA = pa.schema([(name, TYPES[kind]) for name, kind in PART_COLUMNS.items()])
 
@@ -62,16 +59,6 @@ class Preview:
     options: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A raw row with where it came from, for messages."""
-
-    where: str
-    values: Row | None
-    problem: str
-    subset: str = ""
-
-
 @dataclass
 class _Tally:
     """What was skipped, by reason, with the first examples."""
@@ -87,64 +74,6 @@ class _Tally:
 
     def report(self) -> list[dict[str, Any]]:
         return [{"reason": r, "count": n, "examples": self.examples[r]} for r, n in self.counts.most_common(200)]
-
-
-# --- where rows come from --------------------------------------------------------------------------------------------
-
-
-def _is_local(source: str) -> bool:
-    return (
-        Path(source).expanduser().exists()
-        or any(sign in source for sign in "*?[")
-        or source.startswith(("/", ".", "~"))
-    )
-
-
-def _located(source: str, options: Mapping[str, Any]) -> Iterator[Located]:
-    if source == "hh-rlhf-test":
-        for subset in HH_SUBSETS:
-            yield from _hub(HH_HUB, {"split": "test", "data_dir": subset}, subset)
-    elif _is_local(source):
-        paths = files.paths_of(source)
-        for path in paths:
-            for row in files.rows(path):
-                yield Located(f"{path.name}:{row.number}", row.values, row.problem)
-    elif Path(source).suffix:
-        raise SignetError(f"{source}: there is no such file.")
-    else:
-        yield from _hub(source, options, "")
-
-
-def _hub(name: str, options: Mapping[str, Any], subset: str) -> Iterator[Located]:
-    from datasets import load_dataset
-
-    try:
-        stream = load_dataset(
-            name, options.get("config"), data_dir=options.get("data_dir"), split=options.get("split", "train"),
-            revision=options.get("revision"), streaming=True,
-        )  # fmt: skip
-        for number, row in enumerate(stream, 1):
-            yield Located(f"{name}:{number}", dict(row), "", subset)
-    except SignetError:
-        raise
-    except Exception as error:  # the hub's client raises many kinds; each means the same to the user
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise SignetError(
-            f"{name}: the Hugging Face hub did not give this dataset ({reason}). Check the name, split and network; "
-            "or name a local file, folder or glob."
-        ) from None
-
-
-def _grouped(rows: Iterator[Located], key: str) -> Iterator[Located]:
-    def value(one: Located) -> Any:
-        return one.values.get(key) if one.values else None
-
-    for _, group in itertools.groupby(rows, value):
-        listed = list(group)
-        yield from (one for one in listed if one.values is None)
-        members = [one.values for one in listed if one.values is not None]
-        if members:
-            yield Located(listed[0].where, {"group": members}, "")
 
 
 def _shape_for(options: Mapping[str, Any], head: list[Located], source: str) -> Shape:
@@ -200,7 +129,7 @@ def _choices(shape: Shape) -> dict[str, Choice]:
 def preview(source: str, options: dict[str, Any], n: int = 20) -> Preview:
     """How a source would be read, from its head alone. SignetError when it cannot be read at all."""
     _check_options(options)
-    rows = _located(source, options)
+    rows = located(source, options)
     head = list(itertools.islice(rows, max(HEAD, n)))
     usable = [one.values for one in head if one.values is not None]
     columns = tuple(dict.fromkeys(str(key) for row in usable for key in row))
@@ -214,7 +143,7 @@ def preview(source: str, options: dict[str, Any], n: int = 20) -> Preview:
     filled = {name: choice.options[choice.default] for name, choice in choices.items()} | options
     tally = _Tally()
     records: list[Record] = []
-    stream = _grouped(iter(head), shape.group) if shape.group else iter(head)
+    stream = grouped(iter(head), shape.group) if shape.group else iter(head)
     for one in stream:
         records += [record for record, _ in _read(one, shape, filled, tally)]
         if len(records) >= n:
@@ -253,7 +182,7 @@ def import_parts(job: jobs.Job) -> None:
     source, options = job.params["source"], dict(job.params.get("options") or {})
     _check_options(options)
     began = time.time()
-    rows = _located(source, options)
+    rows = located(source, options)
     head = list(itertools.islice(rows, HEAD))
     shape = _shape_for(options, head, source)
     for name, choice in _choices(shape).items():
@@ -261,7 +190,7 @@ def import_parts(job: jobs.Job) -> None:
     tally, ids, writer = _Tally(), _Ids(options, head), _Writer(job)
     stream = itertools.chain(head, rows)
     count = 0
-    for one in _grouped(stream, shape.group) if shape.group else stream:
+    for one in grouped(stream, shape.group) if shape.group else stream:
         count += 1
         for record, values in _read(one, shape, options, tally):
             writer.add(record, ids.give(values, count), one.subset, values, options)
@@ -281,7 +210,7 @@ def import_parts(job: jobs.Job) -> None:
         job.path("report.json"),
         {
             "kind": "entries" if writer.single else "pairs", "source": source, "shape": shape.name, "note": ids.note(),
-            "rows": count, "pairs": writer.written, "skipped": tally.report(), "sources": _sources(source),
+            "rows": count, "pairs": writer.written, "skipped": tally.report(), "sources": sources.describe(source),
             "seconds": round(time.time() - began, 2),
         },
     )  # fmt: skip
@@ -289,17 +218,6 @@ def import_parts(job: jobs.Job) -> None:
 
 def _progress(job: jobs.Job, rows: int, written: int, began: float) -> None:
     jobs.write_json(job.path("progress.json"), {"rows": rows, "entries": written, "seconds": time.time() - began})
-
-
-def _sources(source: str) -> list[dict[str, Any]]:
-    if not _is_local(source):
-        return [{"hub": source}]
-    found = []
-    for path in files.paths_of(source)[:1000]:
-        with path.open("rb") as file:
-            found.append({"path": str(path), "bytes": path.stat().st_size,
-                          "sha256": hashlib.file_digest(file, "sha256").hexdigest()})  # fmt: skip
-    return found
 
 
 class _Ids:

@@ -87,30 +87,6 @@ def finish(store: Store, job: jobs.Job) -> dict[str, Any]:
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-# What `engine.datasets.import_parts` writes, a row a pair or single entry. The *_prompt columns are null where the
-# side's own prompt is the shared one; the rejected_* columns are null for single entries.
-PART_COLUMNS = {
-    "pair_id": "VARCHAR",
-    "row": "BIGINT",
-    "subset": "VARCHAR",
-    "split": "VARCHAR",
-    "strength": "DOUBLE",
-    "extra": "VARCHAR",
-    "prompt_hash": "VARCHAR",
-    "prompt": "VARCHAR",
-    "n_turns": "INTEGER",
-    "chosen_hash": "VARCHAR",
-    "chosen_prompt_hash": "VARCHAR",
-    "chosen_prompt": "VARCHAR",
-    "chosen_n_turns": "INTEGER",
-    "chosen": "VARCHAR",
-    "rejected_hash": "VARCHAR",
-    "rejected_prompt_hash": "VARCHAR",
-    "rejected_prompt": "VARCHAR",
-    "rejected_n_turns": "INTEGER",
-    "rejected": "VARCHAR",
-}
-
 
 def take_dataset(store: Store, job: jobs.Job) -> dict[str, Any]:
     """Ingest an import job's parts as one dataset, in one transaction; returns the counts.

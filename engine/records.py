@@ -90,3 +90,28 @@ def entry_hash(hash_of_prompt: str, response: str) -> str:
 def content_hash(value: Any, digits: int = 12) -> str:
     """Short content address of any JSON value; key order does not matter."""
     return _digest(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode())[:digits]
+
+
+# What `engine.datasets.import_parts` writes, a row a pair or single entry. The *_prompt columns are null where the
+# side's own prompt is the shared one; the rejected_* columns are null for single entries.
+PART_COLUMNS = {
+    "pair_id": "VARCHAR",
+    "row": "BIGINT",
+    "subset": "VARCHAR",
+    "split": "VARCHAR",
+    "strength": "DOUBLE",
+    "extra": "VARCHAR",
+    "prompt_hash": "VARCHAR",
+    "prompt": "VARCHAR",
+    "n_turns": "INTEGER",
+    "chosen_hash": "VARCHAR",
+    "chosen_prompt_hash": "VARCHAR",
+    "chosen_prompt": "VARCHAR",
+    "chosen_n_turns": "INTEGER",
+    "chosen": "VARCHAR",
+    "rejected_hash": "VARCHAR",
+    "rejected_prompt_hash": "VARCHAR",
+    "rejected_prompt": "VARCHAR",
+    "rejected_n_turns": "INTEGER",
+    "rejected": "VARCHAR",
+}

@@ -41,6 +41,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "regime": ("before", "after", "value"),
     "length": ("side", "min", "max"),
 }
+SORTS = ("as imported", "longest", "shortest", "strongest preference", "weakest preference")
+MODEL_SORTS = tuple(
+    f"{end} {what}" for what in ("margin", "reward of chosen", "reward of rejected") for end in ("lowest", "highest")
+)
 REGIMES = {
     "stayed_aligned": (True, True),
     "became_aligned": (False, True),
@@ -275,15 +279,23 @@ class Found:
 def _order(con: duckdb.DuckDBPyConnection, dataset_id: int, sort: str, model: str | None) -> str:
     lengths = """coalesce((SELECT n_chars FROM entries WHERE entry_id = pairs.chosen), 0)
         + coalesce((SELECT n_chars FROM entries WHERE entry_id = pairs.rejected), 0)"""
-    if sort in ("lowest margin", "highest margin"):
+    if sort in MODEL_SORTS:
         if model is None:
-            raise SignetError("Choose a reward model to sort by its margin.")
+            raise SignetError(f"Choose a reward model to sort by {sort}.")
         model_id = catalog.model(con, dataset_id, model).model_id
-        way = "ASC" if sort == "lowest margin" else "DESC"
-        return f"{_reward('chosen', model_id)} - {_reward('rejected', model_id)} {way} NULLS LAST, pair_no"
-    orders = {"as imported": "pair_no", "longest": f"{lengths} DESC, pair_no", "shortest": f"{lengths}, pair_no"}
+        chosen, rejected = _reward("chosen", model_id), _reward("rejected", model_id)
+        value = {"margin": f"{chosen} - {rejected}", "of chosen": chosen, "of rejected": rejected}
+        key = next(name for name in value if sort.endswith(name))
+        return f"{value[key]} {'ASC' if sort.startswith('lowest') else 'DESC'} NULLS LAST, pair_no"
+    orders = {
+        "as imported": "pair_no",
+        "longest": f"{lengths} DESC, pair_no",
+        "shortest": f"{lengths}, pair_no",
+        "strongest preference": "strength DESC NULLS LAST, pair_no",
+        "weakest preference": "strength NULLS LAST, pair_no",
+    }
     if sort not in orders:
-        raise SignetError(f"Cannot sort by {sort!r}; use {', '.join([*orders, 'lowest margin', 'highest margin'])}.")
+        raise SignetError(f"Cannot sort by {sort!r}; use {', '.join([*orders, *MODEL_SORTS])}.")
     return orders[sort]
 
 
@@ -310,8 +322,8 @@ def find(
 ) -> Found:
     """One page of the pairs that satisfy every filter and the text query (words in quotes stay together).
 
-    `sort`: as imported, longest, shortest, lowest margin, highest margin (of `model`). Raises SignetError for a filter
-    that names what the dataset does not have.
+    `sort`: one of SORTS, or of MODEL_SORTS (by `model`). Raises SignetError for a filter that names what the dataset
+    does not have.
     """  # fmt: skip
     clause = where(con, dataset_id, filters, query)
     rows = con.execute(

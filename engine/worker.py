@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -115,6 +116,7 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
 
 def main(folder: str, slot: int = 0, slots: int = 1) -> int:
     """Run until nothing is left; 0 done or asked to stop, 1 failed with error.json written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command; it asks the job to stop
     path = Path(folder)
     job = jobs.find(path.parent.parent, path.name)
     if job is None:

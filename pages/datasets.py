@@ -207,11 +207,27 @@ with add:
             help="builtin-pre, builtin-post, a hub id, a model folder, or a file of scores "
             "(csv, jsonl, parquet with pair_id, side, reward) on this server",
         )
+        scores = st.file_uploader("or upload a file of scores", type=["csv", "tsv", "jsonl", "parquet"], key="scores")
         style = st.selectbox("Input format", ["by model", *models.FORMATS])
         limit = st.number_input("Pairs (0: all)", min_value=0, step=100, key="score-limit")
         if st.form_submit_button("Score", type="primary"):
-            options = {} if style == "by model" else {"format": style}
-            shared.start_job("score", dataset=data.name, model=name, limit=limit or None, options=options)
+            if scores:
+                named: dict[str, Any] = {"name": Path(scores.name).stem}
+                report = shared.ask("score", dataset=data.name, model=str(save_upload(scores)), options=named)
+                if report:
+                    st.session_state["score-report"] = report
+                    st.rerun()
+            else:
+                options = {} if style == "by model" else {"format": style}
+                shared.start_job("score", dataset=data.name, model=name, limit=limit or None, options=options)
+    report = st.session_state.pop("score-report", None)
+    if report:
+        st.success(
+            f"{report['matched']:,} entries matched; {report['unmatched']:,} rows matched no pair and side, "
+            f"{report['not_numbers']:,} held no number; {report['entries_without']:,} entries got no reward."
+        )
+        if report["unmatched_examples"]:
+            st.dataframe(report["unmatched_examples"], hide_index=True, alt="Rows of the file that matched nothing")
 with more:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         what = st.selectbox(

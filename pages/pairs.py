@@ -6,7 +6,9 @@ from typing import Any
 import streamlit as st
 
 from engine import catalog, pair_frames, search, value_frames
+from engine.attribution import by_sentence
 from engine.diff import Segment, alike, to_html, visible, word_diff
+from engine.models import BUILTIN_MODELS
 from engine.records import SignetError
 from engine.search import Filter
 from engine.store import FLAGS
@@ -32,6 +34,26 @@ def turns_html(turns: tuple, response: str | None = None, segments: list[Segment
         body = to_html(segments) if segments is not None else visible(response)
         parts.append(f'<div class="signet-turn">Assistant</div><div>{body or "<i>empty</i>"}</div>')
     return f'<div class="signet-text">{"".join(parts)}</div>'
+
+
+def show_worth(one: pair_frames.PairDetail, names: list[str]) -> None:
+    """Every sentence of both responses with what the reward loses without it."""
+    name = st.segmented_control("Reward model", names, default=names[0], key="worth-model", required=True)
+    rows = []
+    for side, tail, response in (
+        ("chosen", one.chosen_tail, one.chosen),
+        ("rejected", one.rejected_tail, one.rejected),
+    ):
+        if response:
+            _, pieces = by_sentence(name, [*one.prompt, *tail], response)
+            rows += [{"side": side, "sentence": piece.text.strip(), "worth": piece.worth} for piece in pieces]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        alt="Every sentence with its share of the reward",
+        column_config={"worth": st.column_config.NumberColumn(format="%+.3f")},
+    )
+    st.caption("Worth: reward of the whole response minus its reward without the sentence.")
 
 
 def read_filters() -> list[Filter]:
@@ -101,6 +123,9 @@ def show_pair(number: int, neighbours: tuple[int, ...], shown: int, total: int) 
             column_config={c: st.column_config.NumberColumn(format="%+.3f") for c in ("chosen", "rejected", "margin")},
         )
         st.caption("Margin: reward of chosen minus reward of rejected. Rewards of different models share no scale.")
+        builtin = [name for name in one.rewards["model"] if name in BUILTIN_MODELS]
+        if builtin and st.toggle("Show which sentences earn the reward", key="worth", persist_state="session"):
+            show_worth(one, builtin)
     if not one.labels.empty:
         st.subheader("Labels", anchor=False)
         only = st.toggle("Only where the sides differ", key="differ", persist_state="session")
@@ -131,6 +156,7 @@ def add_filter() -> None:
             "gap": "label gap",
             "aligned": "agreement",
             "margin": "margin",
+            "reward": "reward",
             "regime": "regime",
             "length": "length",
         }
@@ -162,6 +188,7 @@ def add_filter() -> None:
         elif kind == "length":
             fields["side"] = st.selectbox("Side", ["chosen", "rejected"])
             fields["min"] = st.number_input("At least (characters)", value=0, step=100)
+            fields["max"] = st.number_input("and below (0: no limit)", value=0, step=100) or None
         elif len(models) < (2 if kind == "regime" else 1):
             st.caption("This needs rewards of more models.")
             return
@@ -175,7 +202,9 @@ def add_filter() -> None:
                 words = {"yes": "agrees", "no": "resists", "tie": "tie"}
                 fields["value"] = st.selectbox("The model", list(words), format_func=words.__getitem__)
             else:
-                fields["min"] = st.number_input("Margin at least", value=-1.0)
+                if kind == "reward":
+                    fields["side"] = st.selectbox("Side", ["chosen", "rejected"])
+                fields["min"] = st.number_input(f"{kind.capitalize()} at least", value=-1.0)
                 fields["max"] = st.number_input("and below", value=0.0)
         if st.button("Add", type="primary", key="new-add"):
             set_filters([*read_filters(), Filter.of(kind, **fields)])
@@ -190,7 +219,7 @@ def show_list() -> None:
     query = columns[0].text_input(
         "Search the texts", key="q", bind="query-params", placeholder='words, or "a phrase", in prompt or responses'
     )
-    sorts = ["as imported", "longest", "shortest"] + (["lowest margin", "highest margin"] if models else [])
+    sorts = [*search.SORTS, *(search.MODEL_SORTS if models else ())]
     sort = columns[1].selectbox("Sort", sorts, key="sort", bind="query-params")
     by = (
         columns[2].selectbox("Margin of", [m.label for m in models], key="margin", bind="query-params")

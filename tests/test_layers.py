@@ -11,7 +11,7 @@ from engine.settings import ROOT
 LAYERS = [
     ["records"],
     ["settings"],
-    ["taxonomy", "files", "readers"],
+    ["taxonomy", "files", "readers", "readers_more", "sources"],
     ["store"],
     [
         "catalog",
@@ -27,10 +27,10 @@ LAYERS = [
     ["embedder", "surface"],
     ["head_inputs"],
     ["heads"],
-    ["scorers", "labelers"],
+    ["scorers", "labelers", "attribution"],
     ["diff"],
     ["intervals"],
-    ["comparison", "values"],
+    ["comparison", "values", "imprint"],
     ["jobs"],
     ["datasets"],
     ["ingest", "worker", "charts"],
@@ -41,7 +41,7 @@ LAYERS = [
     ["cli"],
     ["__main__"],
 ]
-STATISTICS = ["intervals", "comparison", "values", "charts", "diff"]
+STATISTICS = ["intervals", "comparison", "values", "imprint", "charts", "diff"]
 FILES = sorted((ROOT / "engine").glob("*.py"))
 
 
@@ -63,7 +63,7 @@ def test_imports_go_downward(path: Path) -> None:
         return
     rank = {name: i for i, names in enumerate(LAYERS) for name in names}
     assert path.stem in rank, f"{path.name} has no layer: place it in LAYERS"
-    same_line_allowed = {"export", "scores_file", "search", "heads", "readers"}
+    same_line_allowed = {"export", "scores_file", "search", "heads", "readers_more", "sources"}
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "engine" and len(parts) > 1 and parts[1] in rank and parts[1] != path.stem:
