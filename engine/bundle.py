@@ -15,8 +15,9 @@ from engine.store import Store, ensure_labeler, ensure_model, ensure_taxonomy
 DEMO = BUILTIN / "demo"
 DEMO_NAME = "Signet demo"
 DEMO_NOTE = (
-    "A demonstration set written by a language model for Signet, with choices and labels from separate blind "
-    "readings by language models. These are not people's preferences."
+    "A demonstration set written by a language model for Signet; the same model chose and labelled in later passes, "
+    "answers shuffled and labelled one by one. These are not people's preferences, and in most pairs the longer "
+    "answer is the chosen one."
 )
 HH_FILE = "SIGNET_HH_RLHF_TEST"  # environment: a local file of the hh-rlhf test split
 HH_HUB = "Anthropic/hh-rlhf"

@@ -47,10 +47,14 @@ def alike(segments: list[Segment]) -> bool:
 _HIDDEN = re.compile("[\u0000-\u0008\u000b-\u001f\u007f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
+def marked(text: str) -> str:
+    """Text whose control and direction marks are shown as their code points, for tables and plain text."""
+    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", text)
+
+
 def visible(text: str) -> str:
-    """Text as HTML-safe plain text: markup escaped, control and direction marks shown as their code points."""
-    escaped = html.escape(text, quote=True)
-    return _HIDDEN.sub(lambda found: f"&lang;U+{ord(found.group()):04X}&rang;", escaped)
+    """The same, with markup escaped, for HTML."""
+    return html.escape(marked(text), quote=True)
 
 
 def to_html(segments: list[Segment]) -> str:

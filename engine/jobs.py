@@ -239,15 +239,14 @@ def entry_shards(
         """,
         [dataset_id, *parameters],
     )
-    row = con.execute("SELECT count(*) FROM todo").fetchone()
-    count = int(row[0]) if row else 0
+    count = int(con.execute("SELECT count(*) FROM todo").fetchall()[0][0])
     size = shard_size(count)
     for start in range(0, count, size):
-        yield con.execute(
+        yield con.sql(
             """
             SELECT replace(e.hash::VARCHAR, '-', '') AS entry, p.turns AS prompt, e.response
             FROM todo JOIN entries e USING (entry_id) JOIN prompts p USING (prompt_id)
             WHERE place >= ? AND place < ? ORDER BY length(p.turns) + e.n_chars, e.entry_id
             """,
-            [start, start + size],
+            params=[start, start + size],
         ).to_arrow_table()

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from engine import bundle, catalog, commands, datasets, models, taxonomy
@@ -75,16 +76,20 @@ def show_preview(source: str, options: dict) -> None:
             return
     if seen.records:
         st.dataframe(
-            [
-                {
-                    "prompt": preview_text(r.prompt),
-                    "chosen": r.chosen.response[:300],
-                    "rejected": r.rejected.response[:300],
-                }
-                if isinstance(r, Pair)
-                else {"prompt": preview_text(r.prompt), "response": r.response[:300]}
-                for r in seen.records
-            ],
+            shared.plain(
+                pd.DataFrame(
+                    [
+                        {
+                            "prompt": preview_text(r.prompt),
+                            "chosen": r.chosen.response[:300],
+                            "rejected": r.rejected.response[:300],
+                        }
+                        if isinstance(r, Pair)
+                        else {"prompt": preview_text(r.prompt), "response": r.response[:300]}
+                        for r in seen.records
+                    ]
+                )
+            ),
             hide_index=True,
             alt="The first records as Signet reads them",
         )

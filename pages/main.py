@@ -17,33 +17,36 @@ def _password() -> str:
         return ""
 
 
-def gate() -> None:
-    """Stop here unless the visitor may pass: OIDC if `[auth]` is in the secrets, else a password if one is set."""
+def passed() -> bool:
+    """Whether the visitor may see anything: OIDC if `[auth]` is in the secrets, else a password if one is set."""
     try:
-        has_auth = "auth" in st.secrets
+        if "auth" in st.secrets:
+            return bool(st.user.is_logged_in)
     except FileNotFoundError:
-        has_auth = False
-    if has_auth:
-        if not st.user.is_logged_in:
-            st.title("Signet")
-            st.button("Log in", type="primary", on_click=st.login)
-            st.stop()
-        return
-    password = os.environ.get("SIGNET_PASSWORD") or _password()
-    if not password or st.session_state.get("passed"):
-        return
+        pass
+    return not PASSWORD or bool(st.session_state.get("passed"))
+
+
+def gate() -> None:
+    """What a visitor who may not pass sees, on every address."""
     st.title("Signet")
+    if not PASSWORD:
+        st.button("Log in", type="primary", on_click=st.login)
+        return
     with st.form("gate"):
         given = st.text_input("Password", type="password")
         if st.form_submit_button("Enter", type="primary"):
-            if hmac.compare_digest(given.encode(), password.encode()):
+            if hmac.compare_digest(given.encode(), PASSWORD.encode()):
                 st.session_state.passed = True
                 st.rerun()
             st.error("That is not the password.")
+
+
+PASSWORD = os.environ.get("SIGNET_PASSWORD") or _password()
+# The router knows the pages before the gate, so that a deep link is still there after it.
+page = st.navigation(shared.pages(), position="sidebar" if passed() else "hidden")
+if not passed():
+    gate()
     st.stop()
-
-
-gate()
-page = st.navigation(shared.pages(), position="sidebar")
 shared.frame()
 page.run()

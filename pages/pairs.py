@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from engine import catalog, pair_frames, search, value_frames
@@ -48,7 +49,7 @@ def show_worth(one: pair_frames.PairDetail, names: list[str]) -> None:
             _, pieces = by_sentence(name, [*one.prompt, *tail], response)
             rows += [{"side": side, "sentence": piece.text.strip(), "worth": piece.worth} for piece in pieces]
     st.dataframe(
-        rows,
+        shared.plain(pd.DataFrame(rows)),
         hide_index=True,
         alt="Every sentence with its share of the reward",
         column_config={"worth": st.column_config.NumberColumn(format="%+.3f")},
@@ -262,7 +263,7 @@ def show_list() -> None:
     for i, m in enumerate(shown_models):
         config[f"m{i}"] = st.column_config.NumberColumn(f"margin, {m.label}", format="%+.2f")
     event = st.dataframe(
-        rows,
+        shared.plain(rows),
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",

@@ -213,7 +213,7 @@ if tab == "Most disputed":
         disputed = shared.read(reward_frames.most_disputed, data.dataset_id, a.model_id, b.model_id)
         st.caption("Pairs on which the two prefer different sides, widest first; margins in each model's own SD.")
         event = st.dataframe(
-            disputed,
+            shared.plain(disputed),
             hide_index=True,
             on_select="rerun",
             selection_mode="single-row",

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from engine import bundle, catalog, commands, export, heads, taxonomy
+from engine.diff import marked
 from engine.owner import Owner
 from engine.records import SignetError
 from engine.settings import home
@@ -155,6 +157,11 @@ _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]()<>#+-.!|$~:&^="})
 def escape(text: str) -> str:
     """Text from outside made plain for a Markdown context: no links, images, HTML, maths, colours or icons."""
     return " ".join(str(text).split()).translate(_SPECIAL)
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame for display: hidden and direction characters of its texts are shown by their code points."""
+    return frame.map(lambda value: marked(value) if isinstance(value, str) else value)
 
 
 def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:

@@ -116,9 +116,9 @@ def test_upload_to_profile_to_pair_to_a_fresh_browser(browser: Any, address: str
     page.goto(address)
     page.get_by_text("Datasets").first.wait_for(timeout=60_000)
     settled(page)
-    if not page.locator("input[type=file]").count():
-        page.get_by_text("Import a dataset").click()
-    page.locator("input[type=file]").set_input_files(str(path))
+    upload = page.get_by_test_id("stExpander").locator("input[type=file]").first
+    upload.wait_for(state="attached", timeout=60_000)
+    upload.set_input_files(str(path))
     page.get_by_role("button", name="Import", exact=True).click(timeout=60_000)
     page.get_by_text("See Datasets").first.wait_for(timeout=90_000)
     shot(page, "jobs")
@@ -170,17 +170,17 @@ def test_every_page_opens_cold_and_fits(browser: Any, address: str, width: int, 
 
 def test_the_gate_holds_on_every_address(browser: Any, tmp_path: Path) -> None:
     with server(tmp_path, SIGNET_PASSWORD="open sesame") as address:
-        for name in ("", "values", "pairs?pair=amber-01", "jobs"):
+        for name in ("", "values", "pairs?pair=daily-001", "jobs"):
             page = browser.new_page()
             page.goto(f"{address}/{name}")
-            page.get_by_label("Password").wait_for(timeout=60_000)
+            page.get_by_test_id("stTextInputField").wait_for(timeout=60_000)
             assert page.locator("[data-testid=stSidebarNav]").count() == 0
             assert page.locator("h1").inner_text() == "Signet"
             page.close()
         page = browser.new_page()
         page.goto(f"{address}/values")
         for word in ("wrong", "open sesame"):
-            page.get_by_label("Password").fill(word, timeout=60_000)
+            page.get_by_test_id("stTextInputField").fill(word, timeout=60_000)
             page.get_by_role("button", name="Enter").click()
             if word == "wrong":
                 page.get_by_text("That is not the password.").wait_for(timeout=30_000)

@@ -1,10 +1,11 @@
 """Builds the bundled audit from its sources: `python -m engine.builtin.build_demo`.
 
-Sources, in `demo/source/`, all written for Signet by language models, each by another reading:
-    pairs.jsonl     id, prompt (messages), a, b: both answers written before anyone said which is better
-    choices.tsv     id, reader, choice (A, B or =): three readers saw both answers, sides shuffled for each
-    labels.tsv      id, side (a, b), reading (1, 2), then the codebook's five fields: one answer read alone
-    rewrites.jsonl  id, side, response: the answer reworded with its meaning kept
+Sources, in `demo/source/`, all by a language model, in separate passes after the writing:
+    pairs.jsonl     id, prompt (messages), a, b: two answers, sides drawn at random
+    choices.tsv     id, reader, choice (A, B or =): which answer a reader prefers, both seen
+    labels.tsv      id, side (a, b), reading, then the codebook's five fields: one answer read alone, the two sides of
+                    a pair in different shuffled lists
+    rewrites.jsonl  id, side, response: the answer reworded with its meaning kept, for some answers
 
 Results, in `demo/`: pairs, labels, rewards, rewrites as Parquet, and about.json with what was counted on the way.
 Pairs without a majority are left out and counted. Rewards and built-in labels come from the models that ship beside.
@@ -25,8 +26,7 @@ import pyarrow.parquet as pq
 
 from engine import heads, labelers, taxonomy
 from engine.embedder import embed
-from engine.ingest import PART_COLUMNS
-from engine.records import Entry, Turn, prompt_hash, turns_to_json
+from engine.records import PART_COLUMNS, Entry, Turn, prompt_hash, turns_to_json
 from engine.settings import BUILTIN
 
 DEMO = BUILTIN / "demo"
@@ -168,8 +168,8 @@ def _write_labels(sides: dict[tuple[str, str], Entry], entries: pa.Table) -> dic
         if reading == "1":
             entry = sides[pair_id, side].hash
             rows += [(entry, t, c, v, None, READER, "reading", "1") for (t, c), v in found.items()]
-    for name in ("seal", "value_imprint", "schwartz", "surface"):
-        spec = labelers.resolve("surface" if name == "surface" else "builtin", taxonomy.load(name))
+    for name, by in [*((head, "builtin") for head in heads.available()), ("surface", "surface")]:
+        spec = labelers.resolve(by, taxonomy.load(name))
         labelled = labelers.open_labeler({**spec.params, "labeler": spec.name, "taxonomy": name}).run(entries)
         rows += [
             (r["entry"], name, r["feature"], r["value"], r["confidence"], spec.name, spec.kind, spec.revision)
