@@ -70,6 +70,7 @@ def fill(store: Any) -> None:
 
 
 def _pages(home: Path) -> dict[str, dict[str, float]]:
+    import streamlit as st
     from streamlit.testing.v1 import AppTest
 
     found = {}
@@ -85,6 +86,7 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
             app.query_params["dataset"] = "scale"
             for key, value in query.items():
                 app.query_params[key] = value
+            st.cache_data.clear()  # what a first visitor waits, not what the cache gives back
             began = time.perf_counter()
             app.run()
             if app.exception:
@@ -108,13 +110,13 @@ def run() -> dict[str, Any]:
             job = client.call("import", source=str(path), name="scale")["job"]
             client.follow(job, lambda *_: None)
             import_s = time.perf_counter() - began
-            memory = {
-                "owner_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-                "worker_peak_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6,
-            }
             counts = client.call("info", dataset="scale")
             assert client._owner is not None
             fill(client._owner.store)
+        memory = {
+            "owner_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+            "worker_peak_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6,
+        }
         size = (home / "signet.duckdb").stat().st_size
         pages = _pages(home)
     return {

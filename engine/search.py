@@ -19,6 +19,8 @@ length      side, min, max in characters; max exclusive
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -250,20 +252,18 @@ def _side(filter_: Filter) -> str:
 
 def _text(query: str) -> Clause:
     """Case-insensitive search in the prompt and both responses; every word group in quotes or alone must occur."""
-    import shlex
-
     try:
         words = shlex.split(query)
     except ValueError:
         words = query.split()
-    one = """(pairs.chosen IN (SELECT entry_id FROM entries WHERE contains(lower(response), lower(?)))
-        OR pairs.rejected IN (SELECT entry_id FROM entries WHERE contains(lower(response), lower(?)))
-        OR pairs.prompt_id IN (SELECT prompt_id FROM prompts WHERE contains(lower(turns), lower(?))))"""
-    import json
-
+    one = """pairs.pair_no IN (
+        WITH hits AS MATERIALIZED (SELECT entry_id FROM entries WHERE contains(lower(response), lower(?))),
+        asked AS MATERIALIZED (SELECT prompt_id FROM prompts WHERE contains(lower(turns), lower(?)))
+        SELECT p.pair_no FROM pairs p WHERE p.dataset_id = pairs_dataset AND (
+            p.chosen IN (FROM hits) OR p.rejected IN (FROM hits) OR p.prompt_id IN (FROM asked)))"""
     parameters: list[Any] = []
     for word in words:
-        parameters += [word, word, json.dumps(word, ensure_ascii=False)[1:-1]]
+        parameters += [word, json.dumps(word, ensure_ascii=False)[1:-1]]
     return Clause("(" + " AND ".join([one] * len(words)) + ")", tuple(parameters)) if words else Clause("true", ())
 
 
@@ -326,11 +326,15 @@ def find(
     does not have.
     """  # fmt: skip
     clause = where(con, dataset_id, filters, query)
+    order = _order(con, dataset_id, sort, model)
     rows = con.execute(
-        f"SELECT pair_no FROM pairs WHERE {clause.sql} ORDER BY {_order(con, dataset_id, sort, model)} "
+        f"SELECT pair_no, count(*) OVER () FROM pairs WHERE {clause.sql} ORDER BY {order} "
         f"LIMIT {int(size)} OFFSET {int(page) * int(size)}",
         list(clause.parameters),
     ).fetchall()
-    counted = con.execute(f"SELECT count(*) FROM pairs WHERE {clause.sql}", list(clause.parameters)).fetchone()
+    counted = rows[0][1] if rows else 0
+    if not rows and page:  # past the end: the count is still wanted
+        found = con.execute(f"SELECT count(*) FROM pairs WHERE {clause.sql}", list(clause.parameters)).fetchone()
+        counted = found[0] if found else 0
     total = con.execute("SELECT count(*) FROM pairs WHERE dataset_id = ?", [dataset_id]).fetchone()
-    return Found(tuple(int(r[0]) for r in rows), int(counted[0]) if counted else 0, int(total[0]) if total else 0)
+    return Found(tuple(int(r[0]) for r in rows), int(counted), int(total[0]) if total else 0)

@@ -5,6 +5,7 @@ Screenshots go to SIGNET_SHOTS when that names a folder.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -67,9 +68,16 @@ def server(home: Path, **environment: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server(tmp_path_factory.mktemp("home")) as found:
-        yield found
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a running dashboard, and its store's folder."""
+    home = tmp_path_factory.mktemp("home")
+    with server(home) as found:
+        yield found, home
+
+
+@pytest.fixture
+def address(dashboard: tuple[str, Path]) -> str:
+    return dashboard[0]
 
 
 def shot(page: Any, name: str) -> None:
@@ -104,8 +112,6 @@ def test_first_start_shows_a_real_audit(browser: Any, address: str) -> None:
 
 
 def test_upload_to_profile_to_pair_to_a_fresh_browser(browser: Any, address: str, tmp_path: Path) -> None:
-    import json
-
     path = tmp_path / "upload-me.jsonl"
     rows = [{"id": f"{key}-{n}", "prompt": p, "chosen": f"{c} ({n})", "rejected": f"{r} ({n})"}
             for n in range(8) for key, p, c, r in SAMPLE]  # fmt: skip
@@ -149,6 +155,34 @@ def test_upload_to_profile_to_pair_to_a_fresh_browser(browser: Any, address: str
     assert "U+001B" in text and "U+202E" in text and "\u202e" not in text
     assert not alerts and not any("x.invalid" in url for url in asked), "hostile text was run or fetched"
     fresh.close()
+
+
+def test_commands_and_dashboard_share_the_store(browser: Any, dashboard: tuple[str, Path], sample_file: Path) -> None:
+    """Import, label, score and export on the command line while the dashboard owns the store; it shows the results."""
+    address, home = dashboard
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.goto(f"{address}/values")
+    page.wait_for_selector("h1", timeout=90_000)
+    settled(page)
+    out = sample_file.with_name("pairs.csv")
+    for words in (
+        ["import", str(sample_file), "--name", "by command"],
+        ["label", "by command", "--labeler", "surface", "--taxonomy", "surface"],
+        ["score", "by command", "--model", "builtin-pre"],
+        ["export", "by command", "--what", "pairs", "--to", str(out)],
+        ["info", "by command"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", *words, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=240,
+            env=os.environ | {"SIGNET_HOME": str(home)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["rewards"] == 11 and out.exists()
+    page.goto(f"{address}/reward_models?dataset=by+command")
+    page.get_by_text("builtin-pre").first.wait_for(timeout=60_000)
+    settled(page)
+    assert page.get_by_text("by command").count() > 0
+    page.close()
 
 
 @pytest.mark.parametrize("width", [1300, 400])
