@@ -137,6 +137,7 @@ def pick_labels(data: catalog.Dataset, key: str = "labels") -> catalog.Labeler |
     found: list[catalog.Labeler] = read(catalog.labelers, data.dataset_id)
     if not found:
         return None
+    found = sorted(found, key=lambda one: (one.taxonomy != "value_imprint", one.taxonomy))  # human values first
     options = {f"{one.taxonomy} by {one.label}": one for one in found}
     choice = st.selectbox("Taxonomy and labeler", list(options), key=key, bind="query-params")
     return options.get(choice) or found[0]
