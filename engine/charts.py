@@ -27,7 +27,7 @@ def side_color(field: str = "side", legend: bool = False) -> alt.Color:
 
 
 def _height(rows: int) -> int:
-    return ROW * rows + 80  # the axis takes its part of it
+    return ROW * rows + 130  # the axis and the legend take their part of it
 
 
 def _rule(value: float, axis: str) -> AnyChart:
