@@ -1,9 +1,9 @@
 """What the built-in heads read of an entry: one row of numbers, from embeddings, style and hashed n-grams.
 
-Blocks, in order (widths in BLOCKS): unit embeddings of the response, of the last user turn and of the turn before it,
-the product of the first two; surface features; counts of words from a small lexicon in response and question, and how
-much they overlap; hashed word n-grams (1 and 2) of the response, weighted by log frequency and rarity.
-Means, scales and rarities are learned from the training part and stored with the heads.
+Blocks, in order (widths in BLOCKS): unit embeddings of the response, of the last user turn, of the turn before it and
+of all that the user said; the product of the first two; surface features; counts of words from a small lexicon in
+response and question, and how much they overlap; hashed word n-grams (1 and 2) of the response, weighted by log
+frequency and rarity. Means, scales and rarities are learned from the training part and stored with the heads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from engine.records import Turn
 VERSION = "1"
 NGRAM_BUCKETS = 4096
 READ_CHARS = 20_000  # of a text, for style and n-grams: as far as the embedder reads
+USER_CHARS = 900  # of all that the user said, its end: about what the embedder takes
 
 SURFACE = (
     "n_words", "n_chars", "n_sentences", "words_per_sentence", "unique_words", "readability", "has_list", "has_link",
@@ -71,6 +72,7 @@ BLOCKS = {
     "response": DIMENSIONS,
     "question": DIMENSIONS,
     "before": DIMENSIONS,
+    "user": DIMENSIONS,
     "product": DIMENSIONS,
     "surface": len(SURFACE) + 5,
     "lexicon": 2 * len(LEXICON) + 5,
@@ -79,6 +81,7 @@ BLOCKS = {
 WIDTH = sum(BLOCKS.values())
 # How strongly a block counts beside the embeddings (chosen by grouped cross-validation on the training part).
 WEIGHTS = {"surface": 3.0, "lexicon": 2.0, "ngrams": 1.5}
+PROMPT_BLOCKS = ("question", "before", "user")  # the same for both sides of most pairs
 PRODUCT_SCALE = 8.0  # brings products of two unit vectors' parts to the size of the parts
 
 
@@ -101,12 +104,26 @@ def columns(block: str) -> slice:
     raise KeyError(block)
 
 
-def dialogue_parts(prompt: Sequence[Turn]) -> tuple[str, str]:
-    """The last user turn, and the turn before it; empty where there is none."""
+def prompt_columns() -> np.ndarray:
+    """True for the columns that say nothing about the response, (WIDTH,)."""
+    found = np.zeros(WIDTH, bool)
+    for block in PROMPT_BLOCKS:
+        found[columns(block)] = True
+    asked = columns("lexicon").start + len(LEXICON)
+    found[asked : asked + len(LEXICON)] = True
+    context = columns("surface").start + len(SURFACE)  # length and question mark of the question, number of turns
+    found[context : context + 3] = True
+    return found
+
+
+def dialogue_parts(prompt: Sequence[Turn]) -> tuple[str, str, str]:
+    """The last user turn, the turn before it, and the end of all that the user said; empty where there is none."""
+    said = [turn.content.strip() for turn in prompt if turn.role == "user"]
+    all_said = "\n".join(said)[-USER_CHARS:].strip()
     for place in range(len(prompt) - 1, -1, -1):
         if prompt[place].role == "user":
-            return prompt[place].content, prompt[place - 1].content if place else ""
-    return "", prompt[-1].content if prompt else ""
+            return prompt[place].content, prompt[place - 1].content if place else "", all_said
+    return "", prompt[-1].content if prompt else "", all_said
 
 
 def _overlap(one: set[str], other: set[str]) -> float:
@@ -140,13 +157,12 @@ def _ngrams(text: str) -> dict[int, float]:
 def raw(prompts: Sequence[Sequence[Turn]], responses: Sequence[str], use_cache: bool = True) -> np.ndarray:
     """Rows of entries before scaling: float32 (n, WIDTH)."""
     parts = [dialogue_parts(prompt) for prompt in prompts]
-    questions, before = [p[0] for p in parts], [p[1] for p in parts]
+    questions, before, users = ([part[k] for part in parts] for k in range(3))
     n = len(responses)
-    vectors = embed([text.strip() for text in (*responses, *questions, *before)], use_cache)
+    vectors = embed([text.strip() for text in (*responses, *questions, *before, *users)], use_cache)
     rows = np.zeros((n, WIDTH), np.float32)
-    rows[:, columns("response")] = vectors[:n]
-    rows[:, columns("question")] = vectors[n : 2 * n]
-    rows[:, columns("before")] = vectors[2 * n :]
+    for k, block in enumerate(("response", "question", "before", "user")):
+        rows[:, columns(block)] = vectors[k * n : (k + 1) * n]
     rows[:, columns("product")] = vectors[:n] * vectors[n : 2 * n] * PRODUCT_SCALE
     closeness = np.stack([(vectors[:n] * vectors[k : k + n]).sum(1) for k in (n, 2 * n)], axis=1)
     first_gram = columns("ngrams").start
@@ -172,7 +188,7 @@ def learn_scaling(rows: np.ndarray) -> Scaling:
 def scaled(rows: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Rows as the heads take them: embeddings times sqrt(384), the rest standardised and weighted by block."""
     found = rows.copy()
-    found[:, : 4 * DIMENSIONS] *= DIMENSIONS**0.5
+    found[:, : 5 * DIMENSIONS] *= DIMENSIONS**0.5
     start = 0
     for block in ("surface", "lexicon"):
         place, width = columns(block), BLOCKS[block]

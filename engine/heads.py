@@ -33,7 +33,7 @@ class Output:
     """One logit of a head: evidence that `column` has `value` (1 or -1; for a choice, the index of the class)."""
 
     column: str
-    kind: str  # boolean, signed, choice
+    kind: str  # boolean, signed, choice; reward, gate
     value: float
 
 
@@ -132,14 +132,22 @@ def load(name: str) -> Head:
 
 
 class RewardModel:
-    """A built-in reward model: a scalar for an entry, whatever the other side is."""
+    """A built-in reward model: a scalar for an entry, whatever the other side is.
+
+    It has one output, or three: a reward for prompts that ask for harm, one for the others, and the logit of the gate
+    that mixes them, which reads the prompt alone.
+    """
 
     def __init__(self, head: Head) -> None:
         self.head = head
 
     def score(self, prompts: Sequence[Sequence[Turn]], responses: Sequence[str]) -> np.ndarray:
         """Rewards of entries, float64 (n,). Differences within a prompt are log-odds of being preferred."""
-        return self.head.logits(prompts, responses)[:, 0]
+        logits = self.head.logits(prompts, responses)
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        gate = 0.5 * (1 + np.tanh(0.5 * logits[:, 2]))
+        return gate * logits[:, 0] + (1 - gate) * logits[:, 1]
 
 
 def reward_model(name: str) -> RewardModel:

@@ -7,6 +7,8 @@ from typing import Any
 
 Figures = dict[str, Any]
 
+FEW_HELD_OUT = 5  # held-out cases of the second commonest class, under which no verdict is given
+
 _TITLES = {
     "seal": "SEAL's features and topics",
     "value_imprint": "Value Imprint's seven values",
@@ -19,8 +21,10 @@ Written by `python -m engine.builtin.train`; every figure below was measured by 
 trained, tuned or selected on, with the files that ship.
 
 **What they are.** Linear heads on a frozen sentence encoder (all-MiniLM-L6-v2, 384 dimensions, the first 256 tokens of
-a text): embeddings of the last response, the last user turn and the turn before it, the product of the first two,
-surface features, a small lexicon, and hashed word n-grams of the response. Logistic regression with a ridge penalty.
+a text): embeddings of the last response, the last user turn, the turn before it and all that the user said, the product
+of the first two, surface features, a small lexicon, and hashed word n-grams of the response. Logistic regression with a
+ridge penalty.
+
 **What they are for.** Drafts for a first look at a dataset, on any machine, without a key. They were trained on few
 English labels made by a language model that no person has checked. Do not judge a single entry by them, and do not
 read a feature marked *few* at all: its training part had fewer than 8 cases of the rarer kind.
@@ -30,7 +34,9 @@ read a feature marked *few* at all: its training part had fewer than 8 cases of 
   for the figures. The part `reserved` was not read, and pairs of part `train` that share a prompt with another part
   were left out.
 - `builtin-pre`: {pairs_public_train} pairs of PandaLM (majority of three annotators) and LLMBar. `builtin-post`: starts
-  from it and is drawn back to it, then {pairs_hh_train} pairs of hh-rlhf (part `train`).
+  from it, then learns from {pairs_hh_train} pairs of hh-rlhf (part `train`): one set of weights for prompts that ask
+  for harm and one for the others, each keeping as much of `builtin-pre` as the new pairs bear out, mixed by a gate that
+  reads the prompt alone and learned to tell hh-rlhf's two halves.
 - Schwartz: {fulcra_train} dialogues of Value FULCRA as further training rows for an output where they lowered its
   out-of-fold loss on our own labels (a column marks their origin); {fulcra_test} held out.
 - PandaLM, LLMBar and FULCRA are split by prompt (a quarter held out). No split separates the sides of a pair, nor two
@@ -43,7 +49,8 @@ percentile interval of 1,000 bootstrap draws of whole prompts. *Baseline* always
 training part. Thresholds were set so that out of fold as many entries get a label as have it. *ECE* is the expected
 calibration error of the given confidence (10 bins), *Brier* the mean squared error of the class probabilities, halved;
 its baseline gives everybody the training part's shares. *n* counts the cases of the class or feature in the test part.
-A feature whose interval includes its baseline is not shown to be better than it.
+A feature whose interval includes its baseline is not shown to be better than it; with fewer than 5 held-out cases of
+the rarer kind the table gives no verdict.
 """
 
 
@@ -73,6 +80,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def _verdict(one: Figures) -> str:
     if one.get("few"):
         return "few"
+    if sorted(label["n"] for label in one["classes"].values())[-2] < FEW_HELD_OUT:
+        return "too few to say"
     if one["f1_low"] is None:
         return "–"
     if one["f1_low"] > one["baseline_f1"]:
@@ -111,9 +120,12 @@ def _summary(figures: dict[str, Figures]) -> str:
     better = sum(_verdict(one) == "yes" for one in useful)
     mean = sum(one["f1"] for one in useful) / len(useful)
     baseline = sum(one["baseline_f1"] for one in useful) / len(useful)
+    n = useful[0]["n"]
+    if len(useful) == 1:
+        return f"F1 {mean:.3f} (baseline {baseline:.3f}), n = {n}.\n"
     return (
-        f"Mean F1 {mean:.3f} (baseline {baseline:.3f}) over {len(useful)} features with enough cases; "
-        f"{better} of them above their baseline with the whole interval, n = {useful[0]['n']}.\n"
+        f"Mean F1 {mean:.3f} (baseline {baseline:.3f}) over {len(useful)} features with enough cases; for {better} of "
+        f"them the whole interval lies above the baseline; n = {n}.\n"
     )
 
 
@@ -158,15 +170,16 @@ def write(quality: Figures) -> str:
         lines += _class_table(figures)
     lines += ["## Schwartz's values on Value FULCRA's held-out dialogues", _summary(quality["fulcra"])]
     lines += [
-        "Another labelling convention than ours (most dialogues are said to support benevolence), so these figures say "
-        "how far our labels carry over, not how good the head is at FULCRA's.",
+        "Another labelling convention than ours (most dialogues are said to support benevolence), so these figures say",
+        "how far our labels carry over, not how good a head for FULCRA's could be.",
         "",
         *_label_table(quality["fulcra"]),
     ]
     lines += [
         "## Reward models",
-        "Share of held-out pairs whose preferred side gets the higher reward, beside always choosing the longer or the "
-        "shorter response. Log-loss of sigma(margin); a coin has 0.693.",
+        "Share of held-out pairs whose preferred side gets the higher reward, beside always choosing the longer or the",
+        "shorter response. Log-loss of sigma(margin); a coin has 0.693. Where the better of the two length rules lies",
+        "within or above the interval, the model is not shown to know more than length.",
         "",
         *_reward_tables(quality["rewards"]),
         "## Agreement of two independent readings of the same entries",
