@@ -17,9 +17,7 @@ def test_reading_ease_is_flesch_1948() -> None:
     # 6 words, 1 sentence, 6 syllables: 206.835 - 1.015 * 6 - 84.6 * 1
     assert surface.reading_ease("The cat sat on the mat.") == pytest.approx(116.145)
     # 5 words, 2 sentences, 7 syllables (wa-ter, bot-tle)
-    assert surface.reading_ease("Drink water. Fill the bottle!"[:29]) == pytest.approx(
-        206.835 - 1.015 * 2.5 - 84.6 * 1.4
-    )
+    assert surface.reading_ease("Drink water. Fill the bottle!") == pytest.approx(206.835 - 1.015 * 2.5 - 84.6 * 1.4)
     assert surface.reading_ease(" ... ") is None
 
 
