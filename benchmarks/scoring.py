@@ -49,12 +49,12 @@ def model_folder(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from engine.embedder import model_path
+    from engine.embedder import model_folder as bundled_encoder
 
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(model_path(), num_labels=1)
+    model = AutoModelForSequenceClassification.from_pretrained(bundled_encoder(), num_labels=1)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model_path(), model_max_length=512).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bundled_encoder(), model_max_length=512).save_pretrained(folder)
     return folder
 
 
