@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ class Owner:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         (store.home / "inbox").mkdir(exist_ok=True)
+        for half_made in (store.home / "jobs").glob(".*"):  # only owners make jobs, and the one before is gone
+            shutil.rmtree(half_made, ignore_errors=True)
         for job in jobs.all_jobs(store.home):
             if jobs.read_state(job).state == "running":
                 jobs.set_state(job, attempts=0)  # what an earlier owner counted does not count for this one

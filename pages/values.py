@@ -108,8 +108,9 @@ listed = table.assign(
     held_out_f1=[quality.get(r.class_name or r.name, {}).get("f1") for r in rows],
     baseline_f1=[quality.get(r.class_name or r.name, {}).get("baseline_f1") for r in rows],
 )
+listed["few_to_learn_from"] = [quality.get(r.class_name or r.name, {}).get("few") for r in rows]
 if not quality:
-    listed = listed.drop(columns=["held_out_f1", "baseline_f1"])
+    listed = listed.drop(columns=["held_out_f1", "baseline_f1", "few_to_learn_from"])
 event = st.dataframe(
     listed.drop(columns=["gap_text"]),
     hide_index=True,

@@ -144,6 +144,15 @@ def test_a_part_taken_in_twice_changes_nothing(encoder: Path, home: Path, tmp_pa
         wait_for(client, started["job"])
 
 
+def test_a_job_half_made_by_a_killed_owner_is_cleared_away(home: Path, sample_file: Path) -> None:
+    half = home / "jobs" / ".score-0123456789.4711"
+    half.mkdir(parents=True)
+    (half / "in-00000.parquet").write_bytes(b"half")
+    with Client(home) as client:
+        assert not half.exists()
+        wait_for(client, client.call("import", source=str(sample_file), name="s")["job"])
+
+
 def test_a_broken_worker_says_why_and_resumes(encoder: Path, home: Path, tmp_path: Path) -> None:  # noqa: F811
     with Client(home) as client:
         wait_for(client, client.call("import", source=str(pairs_file(tmp_path / "p.jsonl", 40)), name="d")["job"])
