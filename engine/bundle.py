@@ -15,9 +15,9 @@ from engine.store import Store, ensure_labeler, ensure_model, ensure_taxonomy
 DEMO = BUILTIN / "demo"
 DEMO_NAME = "Signet demo"
 DEMO_NOTE = (
-    "A demonstration set written by a language model for Signet; the same model chose and labelled in later passes, "
-    "answers shuffled and labelled one by one. These are not people's preferences, and in most pairs the longer "
-    "answer is the chosen one."
+    "A demonstration set written by a language model for Signet; two later readings by language models chose (one of "
+    "them blind to the writing), and answers were labelled one by one. These are not people's preferences, and in most "
+    "pairs the longer answer is the chosen one."
 )
 HH_FILE = "SIGNET_HH_RLHF_TEST"  # environment: a local file of the hh-rlhf test split
 HH_HUB = "Anthropic/hh-rlhf"

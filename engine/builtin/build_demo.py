@@ -2,13 +2,14 @@
 
 Sources, in `demo/source/`, all by a language model, in separate passes after the writing:
     pairs.jsonl     id, prompt (messages), a, b: two answers, sides drawn at random
-    choices.tsv     id, reader, choice (A, B or =): which answer a reader prefers, both seen
+    choices.tsv     id, reader, choice (A, B or =): which answer a reader prefers, both seen; reader 2 is another
+                    session, which saw only the shuffled answers
     labels.tsv      id, side (a, b), reading, then the codebook's five fields: one answer read alone, the two sides of
                     a pair in different shuffled lists
     rewrites.jsonl  id, side, response: the answer reworded with its meaning kept, for some answers
 
 Results, in `demo/`: pairs, labels, rewards, rewrites as Parquet, and about.json with what was counted on the way.
-Pairs without a majority are left out and counted. Rewards and built-in labels come from the models that ship beside.
+Rewards and built-in labels come from the models that ship beside.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def read_tsv(path: Path) -> list[list[str]]:
 def majority(rows: list[list[str]]) -> tuple[dict[str, tuple[str, float]], dict[str, Any]]:
     """The side most readers chose, with the share of readers for it, and what the readings agree on.
 
-    Returns {pair id: (a or b, share)} and counts: unanimous, two_to_one, no_majority, pairwise agreement.
+    A split is decided by the last reader. Returns {pair id: (a or b, share)} and counts: unanimous, split, no_choice,
+    pairwise agreement.
     """
     by_pair: dict[str, list[str]] = defaultdict(list)
     for pair_id, _, choice in rows:
@@ -84,10 +86,12 @@ def majority(rows: list[list[str]]) -> tuple[dict[str, tuple[str, float]], dict[
                 same += one == other
                 total += 1
         best = counts.most_common(1)[0] if counts else ("", 0)
-        if best[1] * 2 <= len(choices):
-            kinds["no_majority"] += 1
+        if not counts:
+            kinds["no_choice"] += 1
             continue
-        kinds["unanimous" if best[1] == len(choices) else "two_to_one"] += 1
+        if best[1] * 2 <= len(choices):  # readers split: the last one, who did not write the answers, decides
+            best = (choices[-1], best[1])
+        kinds["unanimous" if best[1] == len(choices) else "split"] += 1
         chosen[pair_id] = (best[0].lower(), best[1] / len(choices))
     return chosen, {**kinds, "readers_agree": round(same / total, 4) if total else None}
 
