@@ -42,6 +42,7 @@ def load_demo(store: Store) -> dict[str, Any]:
     jobs.set_state(job, state="done", counts=counts)
     jobs.remove(job)
     with store.transaction() as con:
+        _add_rewrites(con, DEMO / "rewrites.parquet")
         _attach(con, DEMO / "labels.parquet")
         con.execute("CREATE OR REPLACE TEMP TABLE demo_rewards AS SELECT * FROM read_parquet(?)",
                     [str(DEMO / "rewards.parquet")])  # fmt: skip
@@ -60,7 +61,6 @@ def load_demo(store: Store) -> dict[str, Any]:
                 """,
                 [model_id, name, model_id],
             )
-        _add_rewrites(con, DEMO / "rewrites.parquet")
     return {"dataset": DEMO_NAME, "loaded": True, **counts}
 
 
@@ -74,9 +74,10 @@ def _attach(con: Any, path: Path) -> int:
     groups = con.execute("SELECT DISTINCT labeler, kind, revision, taxonomy FROM shipped_here").fetchall()
     for name, kind, revision, taxonomy_name in groups:
         chosen = taxonomy.load(taxonomy_name)
-        if kind == "builtin" and labelers.resolve(name, chosen).revision != revision:
+        ours = labelers.resolve(name, chosen) if kind in ("builtin", "rule") else None
+        if ours is not None and ours.revision != revision:
             continue
-        params = labelers.resolve(name, chosen).params if kind == "builtin" else {"shipped": path.stem}
+        params = ours.params if ours is not None else {"shipped": path.stem}
         labeler_id = ensure_labeler(con, name, kind, revision, params)
         for column, feature_id in ensure_taxonomy(con, chosen).items():
             row = con.execute(

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine import __version__, jobs
 from engine.client import Client
+from engine.intervals import CORRECTIONS
 from engine.records import SignetError
 from engine.settings import home
 
@@ -22,6 +23,8 @@ EXAMPLES = """examples:
   python -m engine score mine --model Skywork/Skywork-Reward-V2-Qwen3-0.6B --limit 500
   python -m engine score mine --model scores.csv --as my-model      (columns pair_id, side, reward)
   python -m engine label mine --labeler builtin --taxonomy value_imprint
+  python -m engine imprint mine --model builtin-post --labeler builtin --taxonomy seal
+  python -m engine alignment mine --before builtin-pre --after builtin-post --labeler builtin
   python -m engine export mine --what clean --to clean.jsonl
   python -m engine info mine --json
 
@@ -109,13 +112,26 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     target = Path(args.to).resolve()
     if not target.parent.is_dir():
         raise SignetError(f"{target.parent} is not a folder; make it first.")
-    written = client.call("export", dataset=args.dataset, what=args.what, suffix=target.suffix)
+    suspects = None
+    if args.without_suspects_of:
+        suspects = {"models": args.without_suspects_of, "labeler": args.labeler, "taxonomy": args.taxonomy,
+                    "min_score": args.min_score}  # fmt: skip
+    written = client.call("export", dataset=args.dataset, what=args.what, suffix=target.suffix, suspects=suspects)
     shutil.move(written["path"], target)
     return written | {"path": str(target)}
 
 
 def _info(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return client.call("info", dataset=args.dataset)
+
+
+def _audit(*names: str) -> Callable[[Client, argparse.Namespace], dict[str, Any]]:
+    """Runs the operation of the command's name with the arguments of these names."""
+
+    def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+        return client.call(args.command, dataset=args.dataset, **{name: getattr(args, name) for name in names})
+
+    return run
 
 
 def _jobs(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -185,6 +201,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--what", required=True, choices=("pairs", "rewards", "labels", "clean"))
     made.add_argument("--to", required=True, help="a file ending in csv, jsonl or parquet")
 
+    made.add_argument("--without-suspects-of", action="append", metavar="MODEL",
+                      help="clean: leave out pairs that every such model and --labeler contradict")  # fmt: skip
+    _labeler(made)
+    made.add_argument("--min-score", type=float, default=0.0, help="suspects of at least this score (see suspects)")
+
+    made = command("review", _audit("pairs", "verdict", "reason"), "Keep what you decided about pairs.",
+                   "review hh helpful-base-12 --verdict drop")  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("pairs", nargs="+", metavar="PAIR", help="pair_id")
+    made.add_argument("--verdict", required=True, choices=("keep", "swap", "drop", "open"))
+    made.add_argument("--reason", default="")
+
+    _audits(command)
+
     made = command("info", _info, "What the store, or one dataset, holds.", "info hh --json")
     made.add_argument("dataset", nargs="?")
 
@@ -196,6 +226,72 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("dataset")
     command("demo", _demo, "Put the bundled audit into the store.", "demo")
     return top
+
+
+def _labeler(made: argparse.ArgumentParser, required: bool = False) -> None:
+    made.add_argument("--labeler", required=required, help="whose labels: builtin, reading, ... (see info)")
+    made.add_argument("--taxonomy", required=required, help="seal, value_imprint, ...")
+
+
+def _correction(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--correction", choices=CORRECTIONS, default="holm", help="for many tests: holm or fdr_bh")
+
+
+def _audits(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that only read."""
+    made = command(
+        "imprint", _audit("model", "labeler", "taxonomy", "mode", "subset", "correction", "dummies"),
+        "What a reward model rewards (SEAL, Eq 1).",
+        "imprint hh --model builtin-post --labeler builtin --taxonomy seal",
+    )  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--model", required=True)
+    _labeler(made, required=True)
+    made.add_argument("--mode", choices=("within", "pooled"), default="within",
+                      help="within pairs, clustered by prompt; or pooled, as SEAL's authors ran it")  # fmt: skip
+    made.add_argument("--subset")
+    _correction(made)
+    made.add_argument("--dummies", action="store_true", help="levels of ternary features instead of a line")
+
+    made = command(
+        "alignment", _audit("before", "after", "labeler", "taxonomy", "order", "subset"),
+        "Where two models resist the preferences.", "alignment hh --before builtin-pre --after builtin-post",
+    )  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--before", required=True, metavar="MODEL")
+    made.add_argument("--after", required=True, metavar="MODEL")
+    _labeler(made)
+    made.add_argument("--order", default="", help="target features, the deciding one first: harmless,helpful")
+    made.add_argument("--subset")
+
+    made = command(
+        "slices", _audit("model", "labeler", "taxonomy", "minimum", "correction"),
+        "Search for slices in which a model resists most.", "slices hh --model builtin-post --labeler builtin",
+    )  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--model", required=True)
+    _labeler(made)
+    made.add_argument("--minimum", type=_positive, default=50, help="least number of pairs in a slice")
+    _correction(made)
+
+    made = command(
+        "suspects", _audit("models", "labeler", "taxonomy", "most"), "Pairs that models and labeler contradict.",
+        "suspects hh --model builtin-pre --model builtin-post --labeler builtin",
+    )  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--model", dest="models", action="append", required=True, metavar="MODEL")
+    _labeler(made)
+    made.add_argument("--most", type=_positive, default=100, help="how many to list")
+
+    made = command(
+        "robustness", _audit("models", "rewriter", "labeler", "taxonomy", "threshold"), "What rewording changes.",
+        'robustness "Signet demo" --model builtin-post --labeler builtin',
+    )  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--model", dest="models", action="append", required=True, metavar="MODEL")
+    made.add_argument("--rewriter", help="whose rewrites (the first by name if left out)")
+    _labeler(made)
+    made.add_argument("--threshold", type=float, default=0.0, help="least cosine similarity of a rewrite")
 
 
 def _positive(text: str) -> int:
@@ -213,12 +309,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+def _table(rows: list[dict[str, Any]], indent: int) -> str:
+    """Objects as a table: numbers to four digits, long texts cut."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows).astype(object).where(lambda f: f.notna(), "–")
+    cells = frame.map(lambda v: f"{v:.4g}" if isinstance(v, float) else " ".join(str(v).split())[:70])
+    texts = [name for name in cells if frame[name].map(lambda v: isinstance(v, str) and v != "–").any()]
+    aligned = cells.assign(**{name: cells[name].str.ljust(int(cells[name].str.len().max())) for name in texts})
+    return "\n".join(" " * indent + line for line in aligned.to_string(index=False).splitlines())
+
+
 def _show(value: Any, indent: int = 0) -> None:
     for key, item in value.items():
         if isinstance(item, list) and item and isinstance(item[0], dict):
             print(f"{' ' * indent}{key}:")
-            for one in item:
-                print(printable(f"{' ' * indent}  - " + ", ".join(f"{k}: {v}" for k, v in one.items())))
+            print(printable(_table(item, indent + 2)))
         elif isinstance(item, dict):
             print(f"{' ' * indent}{key}:")
             _show(item, indent + 2)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import bundle, catalog, export, jobs, labelers, models, scores_file, taxonomy
+from engine import audit_reports, bundle, catalog, export, jobs, labelers, models, scores_file, taxonomy
 from engine.records import SignetError
-from engine.store import FLAGS, Store, ensure_labeler, ensure_model, ensure_taxonomy
+from engine.store import FLAGS, REVIEWS, Store, ensure_labeler, ensure_model, ensure_taxonomy
 
 Result = dict[str, Any]
 
@@ -108,17 +108,52 @@ def flag_counts(store: Store, dataset_id: int) -> dict[str, int]:
     return dict(zip(FLAGS, row or [0] * len(FLAGS)))
 
 
-def export_table(store: Store, dataset: str, what: str, suffix: str) -> Result:
-    """Write a table into the store's own `exports/` folder; the asker moves it where it belongs."""
+def export_table(
+    store: Store, dataset: str, what: str, suffix: str, suspects: dict[str, Any] | None = None
+) -> Result:  # fmt: skip
+    """Write a table into the store's own `exports/` folder; the asker moves it where it belongs.
+
+    `suspects` (models, labeler, taxonomy, min_score) leaves those suspect pairs out of a clean export.
+    """
     folder = store.home / "exports"
     folder.mkdir(exist_ok=True)
-    return export.export(store.read(), dataset, what, folder / f"{uuid.uuid4().hex}{suffix}")
+    con = store.read()
+    without = audit_reports.suspect_pairs(con, dataset, **suspects) if suspects else []
+    return export.export(con, dataset, what, folder / f"{uuid.uuid4().hex}{suffix}", without)
+
+
+def review(store: Store, dataset: str, pairs: list[str], verdict: str, reason: str = "") -> Result:
+    """Keep what a person decided about pairs, by pair_id: keep, swap or drop, or open to take it back."""
+    if verdict not in (*REVIEWS, "open"):
+        raise SignetError(f"A review is one of {', '.join(REVIEWS)}, or open; not {verdict!r}.")
+    data = catalog.dataset(store.read(), dataset)
+    with store.transaction() as con:
+        found = con.execute(
+            "SELECT pair_no, pair_id FROM pairs WHERE dataset_id = ? AND pair_id IN (SELECT unnest(?))",
+            [data.dataset_id, pairs],
+        ).fetchall()
+        unknown = sorted(set(pairs) - {row[1] for row in found})
+        if unknown:
+            raise SignetError(f"Dataset {dataset} has no pair {unknown[0]!r}.")
+        numbers = [row[0] for row in found]
+        con.execute("DELETE FROM reviews WHERE dataset_id = ? AND pair_no IN (SELECT unnest(?))",
+                    [data.dataset_id, numbers])  # fmt: skip
+        if verdict != "open":
+            con.execute("INSERT INTO reviews SELECT ?, unnest(?), ?, ?, now()::TIMESTAMP",
+                        [data.dataset_id, numbers, verdict, reason])  # fmt: skip
+    return {"dataset": dataset, "verdict": verdict, "pairs": len(numbers)}
+
+
+def _reading(function: Callable[..., Result]) -> Callable[..., Result]:
+    """An audit, which reads only, as an operation."""
+    return lambda store, **arguments: function(store.read(), **arguments)
 
 
 def delete_dataset(store: Store, dataset: str) -> Result:
     """Delete a dataset, and every entry with its rewards and labels that no other dataset uses."""
     with store.transaction() as con:
         data = catalog.dataset(con, dataset)
+        con.execute("DELETE FROM reviews WHERE dataset_id = ?", [data.dataset_id])
         con.execute("DELETE FROM pairs WHERE dataset_id = ?", [data.dataset_id])
         con.execute("DELETE FROM datasets WHERE dataset_id = ?", [data.dataset_id])
         con.execute("""
@@ -177,6 +212,12 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "resume": resume,
     "remove": remove_job,
     "demo": load_demo,
+    "review": review,
+    "imprint": _reading(audit_reports.imprint),
+    "alignment": _reading(audit_reports.alignment),
+    "slices": _reading(audit_reports.slices),
+    "suspects": _reading(audit_reports.suspects),
+    "robustness": _reading(audit_reports.robustness),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,17 @@ def _path(key: str) -> str:
     return '"' + key.replace('"', '\\"') + '"'
 
 
-def _pairs_sql(con: duckdb.DuckDBPyConnection, data: catalog.Dataset, clean: bool) -> str:
-    fixed = ["pair_id", "prompt", "chosen", "rejected", "subset", "split", "row", "strength", "flags"]
+def _reviewed_sql(data: catalog.Dataset, swap: bool) -> str:
+    """The dataset's pairs with their review; with `swap`, sides that a person found the wrong way round exchanged."""
+    swapped = """REPLACE (CASE WHEN v.verdict = 'swap' THEN p.rejected ELSE p.chosen END AS chosen,
+        CASE WHEN v.verdict = 'swap' THEN p.chosen ELSE p.rejected END AS rejected)"""
+    return f"""(SELECT p.* {swapped if swap else ""}, v.verdict AS review FROM pairs p
+        LEFT JOIN reviews v ON v.dataset_id = p.dataset_id AND v.pair_no = p.pair_no
+        WHERE p.dataset_id = {data.dataset_id})"""
+
+
+def _pairs_sql(con: duckdb.DuckDBPyConnection, data: catalog.Dataset, clean: bool, without: Sequence[int] = ()) -> str:
+    fixed = ["pair_id", "prompt", "chosen", "rejected", "subset", "split", "row", "strength", "flags", "review"]
     flags = ", ".join(
         f"CASE WHEN pairs.flags & {bit} > 0 THEN {_literal(name)} END" for name, (bit, _) in FLAGS.items()
     )
@@ -99,15 +109,18 @@ def _pairs_sql(con: duckdb.DuckDBPyConnection, data: catalog.Dataset, clean: boo
         "source_row AS row",
         "strength",
         f"concat_ws(' ', {flags}) AS flags",
+        "review",
         *_extra_columns(con, data.dataset_id, set(fixed)),
     ]
     if data.kind == "entries":
         columns = [c for c in columns if not c.endswith(" AS rejected")]
         columns[2] = columns[2].replace(" AS chosen", " AS response")
     broken = sum(FLAGS[name][0] for name in BROKEN)
-    kept = f"AND pairs.flags & {broken} = 0" if clean else ""
+    kept = f"AND pairs.flags & {broken} = 0 AND review IS DISTINCT FROM 'drop'" if clean else ""
+    if without:
+        kept += f" AND (pair_no NOT IN ({', '.join(str(int(no)) for no in without)}) OR review IN ('keep', 'swap'))"
     return f"""
-        SELECT {", ".join(columns)} FROM pairs
+        SELECT {", ".join(columns)} FROM {_reviewed_sql(data, clean)} pairs
         JOIN prompts shared ON shared.prompt_id = pairs.prompt_id
         JOIN entries chosen_entry ON chosen_entry.entry_id = pairs.chosen
         JOIN prompts chosen_prompt ON chosen_prompt.prompt_id = chosen_entry.prompt_id
@@ -142,11 +155,15 @@ def _labels_sql(data: catalog.Dataset) -> str:
         ORDER BY pair_no, side, labeler, taxonomy, f.position"""
 
 
-def export(con: duckdb.DuckDBPyConnection, name: str, what: str, to: Path) -> dict[str, Any]:
+def export(
+    con: duckdb.DuckDBPyConnection, name: str, what: str, to: Path, without: Sequence[int] = ()
+) -> dict[str, Any]:  # fmt: skip
     """Write one table of a dataset to a file, whole or not at all; returns {"rows", "path", "left_out"}.
 
     pairs: one row a pair, texts as they were read, flags by name, every kept column of the source.
-    clean: the same without pairs flagged identical, empty, duplicate or contradicting (`left_out` counts them).
+    clean: the same without pairs flagged identical, empty, duplicate or contradicting, without pairs that a review
+    dropped, with the sides exchanged where a review swapped them, and without the pair numbers in `without` that no
+    review kept (`left_out` counts what is missing, `swapped` what was exchanged).
     rewards: pair_id, side, model, reward. labels: pair_id, side, labeler, taxonomy, feature, value (text).
     """
     if what not in WHAT:
@@ -156,7 +173,7 @@ def export(con: duckdb.DuckDBPyConnection, name: str, what: str, to: Path) -> di
         raise SignetError(f"{to.name}: the ending decides the format; use {', '.join(_OPTIONS)}.")
     data = catalog.dataset(con, name)
     query = {"rewards": _rewards_sql, "labels": _labels_sql}.get(what)
-    sql = query(data) if query else _pairs_sql(con, data, what == "clean")
+    sql = query(data) if query else _pairs_sql(con, data, what == "clean", without if what == "clean" else ())
     if to.suffix.lower() == ".csv":
         described = con.execute(f"DESCRIBE {sql}").fetchall()
         safe = [
@@ -174,4 +191,9 @@ def export(con: duckdb.DuckDBPyConnection, name: str, what: str, to: Path) -> di
     finally:
         temporary.unlink(missing_ok=True)
     rows = int(row[0]) if row else 0
-    return {"path": str(to), "rows": rows, "left_out": data.n_pairs - rows if what == "clean" else 0}
+    swapped = con.execute(
+        "SELECT count(*) FROM reviews WHERE dataset_id = ? AND verdict = 'swap'", [data.dataset_id]
+    ).fetchall()[0][0]
+    clean = what == "clean"
+    return {"path": str(to), "rows": rows, "left_out": data.n_pairs - rows if clean else 0,
+            "swapped": int(swapped) if clean else 0}  # fmt: skip

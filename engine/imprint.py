@@ -1,15 +1,13 @@
 """Feature imprint: what a reward model rewards (SEAL, arXiv 2408.10270, Eq 1 and Eq 2).
 
 Eq 1 regresses rewards on features with an effect for every prompt. With two entries a pair that is ordinary least
-squares on within-pair differences without an intercept:
+squares on within-pair differences without an intercept (an intercept would be the effect of being the chosen side):
 
     reward(chosen) - reward(rejected) = sum_f beta_f * (f(chosen) - f(rejected)) + e,   errors clustered by prompt
 
-(an intercept, where wanted, is the effect of being the chosen side). SEAL's own code pooled all entries, left row_id in
-as a number and did not cluster; `pooled` repeats that, under that name.
-
-Everything here works on compressed patterns: rows of identical features with their weight, sum and sum of squares of
-the outcome. That is exact for coefficients and heteroskedasticity-robust errors.
+SEAL's own code pooled all entries, left row_id in as a number and did not cluster; `pooled` repeats that, under that
+name. Eq 2 regresses how far two models differ on a pair: here the difference of their standardised margins, which by
+linearity is the difference of their imprints (`difference`), and SEAL's angle on both sides' features (`joint`).
 """
 
 from __future__ import annotations
@@ -22,14 +20,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from engine.intervals import correct
+from engine.design import Array, Rows
+from engine.intervals import MINIMUM_N, correct
+from engine.regression import Fit, Moments, bootstrap, least_squares, moments
 
 VIF_LIMIT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """One feature's effect with its 95% interval. `n` counts the pairs (or entries) in which the feature varies."""
+    """One feature's effect with its 95% interval. `n` counts the pairs (or entries) in which the feature varies.
+
+    Under MINIMUM_N of them sandwich errors are too small to be believed: p_adjusted is then NaN, no verdict.
+    """
 
     feature: str
     estimate: float
@@ -51,7 +54,7 @@ class Imprint:
 
     mode: str
     coefficients: tuple[Coefficient, ...]
-    covariance: np.ndarray
+    covariance: Array
     n: int
     clusters: int
     r_squared: float
@@ -60,10 +63,11 @@ class Imprint:
 
     def table(self) -> pd.DataFrame:
         """A tidy table, a row a feature."""
-        return pd.DataFrame([{name: getattr(c, name) for name in Coefficient.__slots__} for c in self.coefficients])
+        columns = list(Coefficient.__slots__)
+        return pd.DataFrame([{name: getattr(c, name) for name in columns} for c in self.coefficients], columns=columns)
 
 
-def vifs(cross: np.ndarray) -> np.ndarray:
+def vifs(cross: Array) -> Array:
     """Variance inflation factors 1 / (1 - R2) of each column on the others, from a cross-product matrix.
 
     The matrix is centred, or without intercept; R2 is meant accordingly. A copy of another column gives infinity.
@@ -79,8 +83,11 @@ def vifs(cross: np.ndarray) -> np.ndarray:
     return found
 
 
-def usable(cross: np.ndarray, names: Sequence[str], limit: float = VIF_LIMIT) -> tuple[list[int], dict[str, str]]:
-    """Which columns to keep: constant ones go first, then the one with the highest VIF while any exceeds `limit`."""
+def usable(cross: Array, names: Sequence[str], limit: float = VIF_LIMIT) -> tuple[list[int], dict[str, str]]:
+    """Which columns to keep: constant ones go first, then the one with the highest VIF while any exceeds `limit`.
+
+    Without a limit (infinity) only exact copies go.
+    """
     dropped: dict[str, str] = {}
     keep = []
     for i, name in enumerate(names):
@@ -91,112 +98,106 @@ def usable(cross: np.ndarray, names: Sequence[str], limit: float = VIF_LIMIT) ->
     while len(keep) > 1:
         found = vifs(cross[np.ix_(keep, keep)])
         worst = int(np.argmax(found))
-        if found[worst] <= limit:
+        if found[worst] <= min(limit, 1e9):
             break
         dropped[names[keep[worst]]] = f"VIF {found[worst]:.1f} above {limit:g}"
         del keep[worst]
     return keep, dropped
 
 
-@dataclass(frozen=True)
-class Patterns:
-    """Compressed data: `x` (rows, k) feature differences, with weight n, sum and sum of squares of y per row.
-
-    `clusters` optionally gives each row's cluster; then a row belongs to one cluster only.
-    """
-
-    names: tuple[str, ...]
-    x: np.ndarray
-    n: np.ndarray
-    sum_y: np.ndarray
-    sum_yy: np.ndarray
-    clusters: np.ndarray | None = None
+def _chosen_moments(sums: Moments, keep: list[int], intercept: bool, n: int) -> Moments:
+    """The moments of the kept columns, with a first column of ones where wanted."""
+    cross, xy = sums.cross[np.ix_(keep, keep)], sums.xy[keep]
+    if intercept:
+        edge = sums.sums[keep]
+        cross = np.block([[np.array([[float(n)]]), edge[None, :]], [edge[:, None], cross]])
+        xy = np.vstack([sums.y_sums[None, :], xy])
+    return Moments(cross, xy, sums.yy, sums.sums[keep], sums.y_sums, sums.varying[keep])
 
 
-def _tables(
-    names: Sequence[str], beta: np.ndarray, covariance: np.ndarray, inflation: np.ndarray, varying: np.ndarray,
-    degrees: float, scale: float, correction: str,
-) -> tuple[tuple[Coefficient, ...], np.ndarray]:  # fmt: skip
-    beta, covariance = beta / scale, covariance / scale**2
+def _imprint(
+    mode: str, fit: Fit, names: Sequence[str], inflation: Array, varying: Sequence[int], total: float, scale: float,
+    correction: str, intercept: bool, dropped: dict[str, str],
+) -> Imprint:  # fmt: skip
+    beta, covariance = fit.beta / scale, fit.covariance / scale**2
     errors = np.sqrt(np.maximum(np.diag(covariance), 0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(beta / errors), degrees)
-    half = stats.t.ppf(0.975, degrees) * errors
-    adjusted = correct([float(one) for one in p], correction)
+        p = 2 * stats.t.sf(np.abs(beta / errors), fit.degrees)
+    half = stats.t.ppf(0.975, fit.degrees) * errors
+    first = 1 if intercept else 0
+    if correction == "bonferroni":  # the authors' way: the intercept counts among the tests
+        adjusted = correct([float(one) for one in p], correction)
+    else:
+        enough = [float(one) if k >= MINIMUM_N else math.nan for one, k in zip(p[first:], varying)]
+        adjusted = [math.nan] * first + correct(enough, correction)
     found = tuple(
         Coefficient(name, float(b), float(e), float(b - h), float(b + h), float(q), a, float(v), int(k))
-        for name, b, e, h, q, a, v, k in zip(names, beta, errors, half, p, adjusted, inflation, varying)
+        for name, b, e, h, q, a, v, k in zip(
+            names, beta[first:], errors[first:], half[first:], p[first:], adjusted[first:], inflation, varying
+        )
     )
-    return found, covariance
+    r_squared = 1 - fit.residual / total if total > 0 else math.nan
+    return Imprint(
+        mode, found, covariance[first:, first:], fit.n, fit.clusters, r_squared, scale, dropped
+    )  # fmt: skip
 
 
-def within(patterns: Patterns, scale: float = 1.0, correction: str = "holm", limit: float = VIF_LIMIT) -> Imprint:
-    """Eq 1 with a real pair effect: least squares on within-pair differences, no intercept.
+def estimate(
+    rows: Rows, y: Array, mode: str, scales: Sequence[float], clustered: bool, intercept: bool, correction: str,
+    limit: float,
+) -> list[Imprint]:  # fmt: skip
+    """Least squares of every column of y (n, m) on the rows, with VIF selection: one Imprint an outcome.
 
-    Errors: cluster-robust CR1 over `patterns.clusters` (prompt), factor G/(G-1) * (N-1)/(N-K) as pyfixest's ssc with
-    differences; pairs are their own clusters where none are given (then HC1-like with G = N). p and intervals use
+    Estimates of outcome j are divided by scales[j]. Empty coefficients where there are too few rows to fit.
+    """
+    sums = moments(rows, y)
+    centred = sums.cross - np.outer(sums.sums, sums.sums) / max(rows.n, 1) if intercept else sums.cross
+    keep, dropped = usable(centred, rows.names, limit)
+    if not keep or rows.n <= len(keep) + 2:
+        empty = np.zeros((0, 0))
+        return [Imprint(mode, (), empty, rows.n, 0, math.nan, scale, dropped) for scale in scales]
+    kept = rows.keep(keep)
+    fits = least_squares(
+        kept.with_intercept() if intercept else kept, y, _chosen_moments(sums, keep, intercept, rows.n), clustered
+    )
+    totals = sums.yy - sums.y_sums**2 / rows.n if intercept else sums.yy
+    inflation = vifs(centred[np.ix_(keep, keep)])
+    return [
+        _imprint(mode, fit, kept.names, inflation, sums.varying[keep].tolist(), float(total), scale, correction,
+                 intercept, dropped)
+        for fit, total, scale in zip(fits, totals, scales)
+    ]  # fmt: skip
+
+
+def within(rows: Rows, y: Array, scale: float = 1.0, correction: str = "holm", limit: float = VIF_LIMIT) -> Imprint:
+    """Eq 1 with a real pair effect: rows are within-pair differences, y (n) margins; no intercept.
+
+    Errors: cluster-robust CR1 over `rows.clusters` (prompts), factor G/(G-1) * (N-1)/(N-K); p and intervals use
     Student's t with G - 1 degrees of freedom. Estimates are divided by `scale`.
     """
-    weights = patterns.n.astype(float)
-    cross = (patterns.x * weights[:, None]).T @ patterns.x
-    keep, dropped = usable(cross, patterns.names, limit)
-    x = patterns.x[:, keep]
-    total = int(patterns.n.sum())
-    if not keep or total <= len(keep) + 1:
-        return Imprint("within", (), np.zeros((0, 0)), total, 0, math.nan, scale, dropped)
-    a = cross[np.ix_(keep, keep)]
-    inverse = np.linalg.inv(a)
-    beta = inverse @ (x.T @ patterns.sum_y)
-    fitted = x @ beta
-    residual_squares = patterns.sum_yy - 2 * fitted * patterns.sum_y + weights * fitted**2
-    if patterns.clusters is None:
-        meat = (x * residual_squares[:, None]).T @ x
-        groups = total
-    else:
-        scores = x * (patterns.sum_y - weights * fitted)[:, None]
-        _, codes = np.unique(patterns.clusters, return_inverse=True)
-        groups = int(codes.max()) + 1
-        summed = np.zeros((groups, len(keep)))
-        np.add.at(summed, codes, scores)
-        meat = summed.T @ summed
-    factor = groups / (groups - 1) * (total - 1) / (total - len(keep))
-    covariance = factor * inverse @ meat @ inverse
-    names = [patterns.names[i] for i in keep]
-    varying = ((x != 0) * weights[:, None]).sum(axis=0)
-    coefficients, scaled = _tables(names, beta, covariance, vifs(a), varying, groups - 1, scale, correction)
-    all_squares = float(patterns.sum_yy.sum())
-    r_squared = 1 - float(residual_squares.sum()) / all_squares if all_squares else math.nan
-    return Imprint("within", coefficients, scaled, total, groups, r_squared, scale, dropped)
+    return estimate(rows, y[:, None], "within", [scale], True, False, correction, limit)[0]
 
 
-def pooled(patterns: Patterns, scale: float = 1.0, correction: str = "holm", limit: float = math.inf) -> Imprint:
-    """What SEAL's authors ran for Eq 1: pooled least squares of raw rewards over all entries, with an intercept and
-    classical errors (reference: no prompt effect, no clustering). Patterns hold levels, not differences.
+def pooled(
+    rows: Rows, y: Array, scale: float = 1.0, correction: str = "bonferroni", limit: float = math.inf
+) -> Imprint:
+    """What SEAL's authors ran for Eq 1: pooled least squares of raw rewards y (2n) over all entries, with an intercept
+    and classical errors: no prompt effect, no clustering.
 
     Their row_id covariate is left out: it is an accident of file order.
     """
-    weights = patterns.n.astype(float)
-    total = int(patterns.n.sum())
-    means = (patterns.x * weights[:, None]).sum(axis=0) / max(total, 1)
-    centred = patterns.x - means
-    cross = (centred * weights[:, None]).T @ centred
-    keep, dropped = usable(cross, patterns.names, limit)
-    if not keep or total <= len(keep) + 2:
-        return Imprint("pooled", (), np.zeros((0, 0)), total, 0, math.nan, scale, dropped)
-    x = centred[:, keep]
-    a = cross[np.ix_(keep, keep)]
-    mean_y = float(patterns.sum_y.sum()) / total
-    sum_y = patterns.sum_y - weights * mean_y
-    sum_yy = patterns.sum_yy - 2 * mean_y * patterns.sum_y + weights * mean_y**2
-    beta = np.linalg.solve(a, x.T @ sum_y)
-    fitted = x @ beta
-    rest = float((sum_yy - 2 * fitted * sum_y + weights * fitted**2).sum())
-    degrees = total - len(keep) - 1
-    covariance = rest / degrees * np.linalg.inv(a)
-    names = [patterns.names[i] for i in keep]
-    varying = ((patterns.x[:, keep] != 0) * weights[:, None]).sum(axis=0)
-    coefficients, scaled = _tables(names, beta, covariance, vifs(a), varying, degrees, scale, correction)
-    return Imprint("pooled", coefficients, scaled, total, total, 1 - rest / float(sum_yy.sum()), scale, dropped)
+    return estimate(rows, y[:, None], "pooled", [scale], False, True, correction, limit)[0]
+
+
+def joint(rows: Rows, y: Array, correction: str = "holm", authors: bool = False) -> list[Imprint]:
+    """Eq 2 as SEAL has it: an outcome of the pair on chosen and rejected features with an intercept, y (n, m).
+
+    Errors clustered by prompt; `authors`: classical errors and Bonferroni over all coefficients, as they ran it.
+    """
+    scales = [1.0] * y.shape[1]
+    if authors:
+        return estimate(rows, y, "authors", scales, False, True, "bonferroni", math.inf)
+    return estimate(rows, y, "joint", scales, True, True, correction, VIF_LIMIT)
 
 
 def difference(one: Imprint, other: Imprint, both: Imprint, correction: str = "holm") -> pd.DataFrame:
@@ -209,11 +210,36 @@ def difference(one: Imprint, other: Imprint, both: Imprint, correction: str = "h
     first = {c.feature: c.estimate for c in one.coefficients}
     second = {c.feature: c.estimate for c in other.coefficients}
     adjusted = correct([c.p_value for c in both.coefficients], correction)
+    columns = [
+        "feature",
+        "one",
+        "other",
+        "estimate",
+        "std_error",
+        "conf_low",
+        "conf_high",
+        "p_value",
+        "p_adjusted",
+        "n",
+    ]
     return pd.DataFrame(
         [
             {"feature": c.feature, "one": first.get(c.feature, math.nan), "other": second.get(c.feature, math.nan),
              "estimate": c.estimate, "std_error": c.std_error, "conf_low": c.conf_low, "conf_high": c.conf_high,
              "p_value": c.p_value, "p_adjusted": p, "n": c.n}
             for c, p in zip(both.coefficients, adjusted)
-        ]
+        ],
+        columns=columns,
     )  # fmt: skip
+
+
+def bootstrapped(found: Imprint, rows: Rows, y: Array, replicates: int = 400, seed: int = 0) -> pd.DataFrame:
+    """Percentile intervals from a cluster bootstrap beside the analytic ones: a check, on request.
+
+    Columns: feature, estimate, conf_low, conf_high (analytic), boot_low, boot_high. `rows`, `y` as they were fitted.
+    """
+    names = [c.feature for c in found.coefficients]
+    drawn = bootstrap(rows.keep([rows.names.index(name) for name in names]), y, replicates, seed) / found.scale
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    table = found.table()[["feature", "estimate", "conf_low", "conf_high"]]
+    return table.assign(boot_low=low, boot_high=high)

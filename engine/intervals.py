@@ -71,7 +71,7 @@ CORRECTIONS = ("holm", "fdr_bh")
 
 
 def correct(p_values: Sequence[float], method: str = "holm") -> list[float]:
-    """p-values corrected for many tests: holm (Holm 1979) or fdr_bh (Benjamini and Hochberg 1995).
+    """p-values corrected for many tests: holm (Holm 1979), fdr_bh (Benjamini and Hochberg 1995) or bonferroni.
 
     NaN stays NaN and does not count as a test.
     """

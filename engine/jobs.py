@@ -221,7 +221,8 @@ def shard_size(entries: int) -> int:
 def entry_shards(
     con: duckdb.DuckDBPyConnection, dataset_id: int, missing: str, parameters: list[Any], limit: int | None = None
 ) -> Iterator[pa.Table]:
-    """Cut the entries of a dataset that satisfy the SQL condition `missing` (over entry_id) into shards.
+    """Cut the entries of a dataset, and their rewrites, that satisfy the SQL condition `missing` (over entry_id) into
+    shards.
 
     `limit` keeps that many pairs, drawn at random (the same ones every time).
     """
@@ -234,7 +235,9 @@ def entry_shards(
         sides AS (
             SELECT chosen AS entry_id, draw FROM drawn
             UNION ALL SELECT rejected, draw FROM drawn WHERE rejected IS NOT NULL),
-        once AS (SELECT entry_id, min(draw) AS draw FROM sides WHERE {missing} GROUP BY entry_id)
+        reworded AS (SELECT w.rewritten_id AS entry_id, draw FROM rewrites w JOIN sides USING (entry_id)),
+        every AS (FROM sides UNION ALL FROM reworded),
+        once AS (SELECT entry_id, min(draw) AS draw FROM every AS sides WHERE {missing} GROUP BY entry_id)
         SELECT entry_id, row_number() OVER (ORDER BY draw, entry_id) - 1 AS place FROM once
         """,
         [dataset_id, *parameters],

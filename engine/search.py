@@ -1,21 +1,4 @@
-"""Finding pairs: filters that live in an address, their SQL, and pages of rows.
-
-A filter is a small set of fields, written as a query string (`kind=label&taxonomy=seal&feature=helpful&...`), so that
-any chart can link to the pairs behind a number. All filters of a view hold together (AND).
-
-kind        fields
-subset      value
-split       value
-flag        value: a key of engine.store.FLAGS
-label       taxonomy, labeler, feature, side (chosen, rejected, either, both), value (class name or number),
-            or min / max; labeler and taxonomy by name
-gap         taxonomy, labeler, feature, value: more (chosen higher), less (rejected higher), same, differ
-reward      model, side (chosen, rejected), min, max
-margin      model, min, max   (chosen minus rejected; max exclusive)
-aligned     model, value: yes (margin > 0), no (margin < 0), tie
-regime      before, after, value: stayed_aligned, became_aligned, stayed_misaligned, reversed (ties misaligned)
-length      side, min, max in characters; max exclusive
-"""
+"""Finding pairs: filters (engine.filters) as SQL, and pages of rows."""
 
 from __future__ import annotations
 
@@ -23,26 +6,14 @@ import json
 import shlex
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 import duckdb
 
 from engine import catalog
+from engine.filters import Filter
 from engine.records import SIDES, SignetError
-from engine.store import FLAGS
+from engine.store import FLAGS, REVIEWS
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "subset": ("value",),
-    "split": ("value",),
-    "flag": ("value",),
-    "label": ("taxonomy", "labeler", "feature", "side", "value", "min", "max"),
-    "gap": ("taxonomy", "labeler", "feature", "value"),
-    "reward": ("model", "side", "min", "max"),
-    "margin": ("model", "min", "max"),
-    "aligned": ("model", "value"),
-    "regime": ("before", "after", "value"),
-    "length": ("side", "min", "max"),
-}
 SORTS = ("as imported", "longest", "shortest", "strongest preference", "weakest preference")
 MODEL_SORTS = tuple(
     f"{end} {what}" for what in ("margin", "reward of chosen", "reward of rejected") for end in ("lowest", "highest")
@@ -53,60 +24,6 @@ REGIMES = {
     "stayed_misaligned": (False, False),
     "reversed": (True, False),
 }
-
-
-@dataclass(frozen=True)
-class Filter:
-    """One condition on pairs; `fields` as the module says for its kind."""
-
-    kind: str
-    fields: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, kind: str, **fields: Any) -> Filter:
-        """A filter from keyword fields (None left out). SignetError for an unknown kind or field."""
-        if kind not in FIELDS:
-            raise SignetError(f"No filter of kind {kind!r}; there are {', '.join(FIELDS)}.")
-        unknown = set(fields) - set(FIELDS[kind])
-        if unknown:
-            raise SignetError(f"A {kind} filter has no field {sorted(unknown)[0]!r}.")
-        return cls(kind, tuple((name, str(fields[name])) for name in FIELDS[kind] if fields.get(name) is not None))
-
-    def to_text(self) -> str:
-        """The form that stands in an address."""
-        return urlencode([("kind", self.kind), *self.fields])
-
-    @classmethod
-    def from_text(cls, text: str) -> Filter:
-        """Inverse of to_text; SignetError for what is no filter."""
-        fields = dict(parse_qsl(text, keep_blank_values=True))
-        return cls.of(fields.pop("kind", ""), **fields)
-
-    def get(self, name: str) -> str | None:
-        """A field's value, or None."""
-        return dict(self.fields).get(name)
-
-    def describe(self) -> str:
-        """The chip's text. Plain text: escape it where it is shown."""
-        f = dict(self.fields)
-        low, high = f.get("min"), f.get("max")
-        span = " ".join(([f"at least {low}"] if low is not None else []) + ([f"below {high}"] if high else []))
-        if self.kind == "label":
-            value = f" is {f['value']}" if "value" in f else f" {span}"
-            return f"{f.get('side', 'either')}: {f.get('feature')}{value} ({f.get('labeler')})"
-        if self.kind == "gap":
-            words = {"more": "higher in chosen", "less": "higher in rejected", "same": "same", "differ": "differs"}
-            return f"{f.get('feature')} {words.get(f.get('value', ''), f.get('value'))} ({f.get('labeler')})"
-        if self.kind == "flag":
-            return FLAGS[f["value"]][1] if f.get("value") in FLAGS else str(f.get("value"))
-        if self.kind == "regime":
-            return f"{f.get('value', '').replace('_', ' ')} ({f.get('before')} → {f.get('after')})"
-        if self.kind == "aligned":
-            words = {"yes": "agrees with", "no": "resists", "tie": "ties on"}
-            return f"{f.get('model')} {words.get(f.get('value', ''), '')} the preference"
-        if self.kind in ("reward", "margin", "length"):
-            return " ".join(filter(None, [f.get("model"), f.get("side"), self.kind, span]))
-        return f"{self.kind}: {f.get('value')}"
 
 
 @dataclass(frozen=True)
@@ -219,6 +136,26 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
         return _label(con, dataset_id, filter_)
     if kind == "gap":
         return _gap(con, dataset_id, filter_)
+    if kind == "verdict":
+        return _verdict(con, dataset_id, filter_)
+    if kind == "ratio":
+        inner = _span(filter_, "(c.n_chars + 1.0) / (r.n_chars + 1.0)")
+        return Clause(
+            f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q JOIN entries c ON c.entry_id = q.chosen
+                JOIN entries r ON r.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset AND {inner.sql})""",
+            inner.parameters,
+        )
+    if kind == "review":
+        if value not in (*REVIEWS, "open"):
+            raise SignetError(f"No review {value!r}; there are {', '.join(REVIEWS)}, open.")
+        judged = "SELECT pair_no FROM reviews WHERE dataset_id = pairs_dataset"
+        if value == "open":
+            return Clause(f"pairs.pair_no NOT IN ({judged})", ())
+        return Clause(f"pairs.pair_no IN ({judged} AND verdict = ?)", (value,))
+    if kind == "flip":
+        return _flip(con, dataset_id, filter_)
+    if kind == "reworded":
+        return _reworded(con, dataset_id, filter_)
     if kind == "length":
         side = _side(filter_)
         inner = _span(filter_, "n_chars")
@@ -229,6 +166,13 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
         ids = [catalog.model(con, dataset_id, filter_.get(name) or "").model_id for name in ("before", "after")]
         tests = [f"{'' if held else 'NOT '}(c{i} > r{i})" for i, held in enumerate(REGIMES[value])]
         return Clause(_in_model(" AND ".join(tests), *ids), ())
+    if kind == "angle":
+        ids = [catalog.model(con, dataset_id, filter_.get(name) or "").model_id for name in ("before", "after")]
+        low, high = _number(filter_, "min"), _number(filter_, "max")
+        angle = "degrees(atan2(c0 * r1 - r0 * c1, c0 * c1 + r0 * r1))"
+        tests = [f"NOT (c{i} = 0 AND r{i} = 0)" for i in (0, 1)]
+        tests += ([f"{angle} > ?"] if low is not None else []) + ([f"{angle} <= ?"] if high is not None else [])
+        return Clause(_in_model(" AND ".join(tests), *ids), tuple(v for v in (low, high) if v is not None))
     model_id = catalog.model(con, dataset_id, filter_.get("model") or "").model_id
     if kind == "aligned":
         sign = {"yes": ">", "no": "<", "tie": "="}.get(value or "")
@@ -241,6 +185,71 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
     inner = _span(filter_, "reward")
     rows = f"(SELECT entry_id FROM rewards WHERE model_id = {model_id} AND {inner.sql})"
     return Clause(f"pairs.{_side(filter_)} IN {rows}", inner.parameters)
+
+
+def _verdict(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    """The labeler's preference: the first target on which the sides differ decides (engine.alignment.preference)."""
+    wanted = {"chosen": 1, "rejected": -1, "indifferent": 0}.get(filter_.get("value") or "")
+    if wanted is None:
+        raise SignetError(f"Filter verdict: value is {filter_.get('value')!r}; use chosen, rejected or indifferent.")
+    names = [name for name in (filter_.get("order") or "").split(",") if name]
+    if not names:
+        raise SignetError("Filter verdict: order names no target feature.")
+    joins, cases = [], []
+    for i, name in enumerate(names):
+        fields = {"taxonomy": filter_.get("taxonomy"), "labeler": filter_.get("labeler"), "feature": name}
+        labeler_id, feature = _feature(con, dataset_id, Filter.of("gap", **fields))
+        for side, letter in (("chosen", "c"), ("rejected", "r")):
+            joins.append(
+                f"JOIN (SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} "
+                f"AND feature_id = {feature.feature_id}) {letter}{i} ON {letter}{i}.entry_id = q.{side}"
+            )
+        cases.append(f"WHEN c{i}.value <> r{i}.value THEN sign(c{i}.value - r{i}.value)")
+    return Clause(
+        f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q {" ".join(joins)}
+            WHERE q.dataset_id = pairs_dataset AND CASE {" ".join(cases)} ELSE 0 END = {wanted})""",
+        (),
+    )
+
+
+_LATEST = """(SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id
+    FROM rewrites WHERE rewriter = ? GROUP BY entry_id)"""
+
+
+def _flip(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    labeler_id, feature = _feature(con, dataset_id, filter_)
+    sign = {"gained": ">", "lost": "<"}.get(filter_.get("value") or "")
+    if sign is None:
+        raise SignetError(f"Filter flip: value is {filter_.get('value')!r}; use gained or lost.")
+    one = f"(SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} AND feature_id = {feature.feature_id})"
+    return Clause(
+        f"""pairs.{_side(filter_)} IN (SELECT w.entry_id FROM {_LATEST} w JOIN {one} o ON o.entry_id = w.entry_id
+            JOIN {one} n ON n.entry_id = w.rewritten_id WHERE n.value {sign} o.value)""",
+        (filter_.get("rewriter") or "",),
+    )
+
+
+def _reworded(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
+    model_id = catalog.model(con, dataset_id, filter_.get("model") or "").model_id
+    tests = {
+        "aligned": "o.c > o.r", "misaligned": "NOT o.c > o.r", "became_misaligned": "o.c > o.r AND NOT o.nc > o.nr",
+        "became_aligned": "NOT o.c > o.r AND o.nc > o.nr",
+    }  # fmt: skip
+    test = tests.get(filter_.get("value") or "")
+    if test is None:
+        raise SignetError(f"Filter reworded: value is {filter_.get('value')!r}; use {', '.join(tests)}.")
+    scored = f"(SELECT entry_id, reward FROM rewards WHERE model_id = {model_id})"
+    return Clause(
+        f"""pairs.pair_no IN (SELECT o.pair_no FROM (
+            SELECT q.pair_no, c.reward AS c, r.reward AS r, nc.reward AS nc, nr.reward AS nr FROM pairs q
+            LEFT JOIN {_LATEST} wc ON wc.entry_id = q.chosen LEFT JOIN {_LATEST} wr ON wr.entry_id = q.rejected
+            JOIN {scored} c ON c.entry_id = q.chosen JOIN {scored} r ON r.entry_id = q.rejected
+            JOIN {scored} nc ON nc.entry_id = coalesce(wc.rewritten_id, q.chosen)
+            JOIN {scored} nr ON nr.entry_id = coalesce(wr.rewritten_id, q.rejected)
+            WHERE q.dataset_id = pairs_dataset AND (wc.entry_id IS NOT NULL OR wr.entry_id IS NOT NULL)) o
+            WHERE {test})""",
+        (filter_.get("rewriter") or "",) * 2,
+    )
 
 
 def _side(filter_: Filter) -> str:

@@ -33,6 +33,9 @@ FLAGS = {
     "contradiction": (64, "The same two responses are preferred the other way elsewhere in this dataset"),
 }
 
+# What a person may say of a suspect pair; the text is what an export of clean pairs then does.
+REVIEWS = {"keep": "kept as it is", "swap": "chosen and rejected change places", "drop": "left out"}
+
 
 def _v1(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("""
@@ -65,7 +68,13 @@ def _v1(con: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1]
+def _v2(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("""
+        CREATE TABLE reviews (
+            dataset_id INTEGER, pair_no INTEGER, verdict VARCHAR, reason VARCHAR, created_at TIMESTAMP)""")
+
+
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1, _v2]
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from engine import bundle, catalog, commands, datasets, models, taxonomy
+from engine.filters import Filter
 from engine.records import Pair, SignetError
-from engine.search import Filter
 from engine.settings import home
 from engine.store import FLAGS
 from pages import shared

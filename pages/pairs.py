@@ -9,9 +9,9 @@ import streamlit as st
 from engine import catalog, pair_frames, search, value_frames
 from engine.attribution import by_sentence
 from engine.diff import Segment, alike, to_html, visible, word_diff
+from engine.filters import Filter
 from engine.models import BUILTIN_MODELS
 from engine.records import SignetError
-from engine.search import Filter
 from engine.store import FLAGS
 from pages import shared
 

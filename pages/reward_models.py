@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from engine import charts, comparison, reward_frames
-from engine.search import Filter
+from engine.filters import Filter
 from pages import shared
 
 st.title("Reward models")

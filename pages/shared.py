@@ -166,7 +166,7 @@ def plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:
-    """A link to the Pairs page with these filters (engine.search.Filter), keeping the dataset."""
+    """A link to the Pairs page with these filters (engine.filters.Filter), keeping the dataset."""
     query: dict[str, Any] = {"dataset": dataset().name, "f": [one.to_text() for one in filters], **more}
     st.page_link(page_path("Pairs"), label=label, icon=":material/arrow_forward:", query_params=query)
 

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from engine import catalog, charts, heads, value_frames, values
-from engine.search import Filter
+from engine.filters import Filter
 from pages import shared
 
 st.title("Values")

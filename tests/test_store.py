@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import catalog, jobs, search
+from engine import catalog, filters, jobs, search
 from engine.client import Client
+from engine.filters import Filter
 from engine.records import Entry, SignetError, Turn, entry_hash, prompt_hash, turns_from_json, turns_to_json
-from engine.search import Filter
 from engine.store import RELEASE, Store, ask_to_release
 from tests.conftest import wait_for
 from tests.test_importers import run_import
@@ -30,9 +30,9 @@ def test_turns_round_trip_and_the_hash_is_of_the_content(prompt: list[Turn], res
     assert Entry(tuple(prompt), response + "x").hash != entry.hash
 
 
-@given(st.sampled_from(sorted(search.FIELDS)), st.text(max_size=20), st.text(max_size=20))
+@given(st.sampled_from(sorted(filters.FIELDS)), st.text(max_size=20), st.text(max_size=20))
 def test_filters_round_trip_through_an_address(kind: str, one: str, other: str) -> None:
-    fields = dict(zip(search.FIELDS[kind], (one, other)))
+    fields = dict(zip(filters.FIELDS[kind], (one, other)))
     made = Filter.of(kind, **fields)
     assert Filter.from_text(made.to_text()) == made
     assert isinstance(made.describe(), str)

@@ -145,16 +145,18 @@ def build() -> dict[str, Any]:
     types = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "INTEGER": pa.int32()}
     table = pa.table({name: pa.array(values, types[PART_COLUMNS[name]]) for name, values in columns.items()})
     pq.write_table(table, DEMO / "pairs.parquet", compression="zstd")
+    rewrites = _write_rewrites(sides)
+    every = list({entry.hash: entry for entry in (*sides.values(), *rewrites)}.values())
     entries = pa.table(
         {
-            "entry": [entry.hash for entry in sides.values()],
-            "prompt": [turns_to_json(entry.prompt) for entry in sides.values()],
-            "response": [entry.response for entry in sides.values()],
+            "entry": [entry.hash for entry in every],
+            "prompt": [turns_to_json(entry.prompt) for entry in every],
+            "response": [entry.response for entry in every],
         }
     )
     about = {
         "pairs_written": len(pairs), "pairs": table.num_rows, "choices": agreement,
-        "labels": _write_labels(sides, entries), "rewrites": _write_rewrites(sides),
+        "labels": _write_labels(sides, entries), "rewrites": len(rewrites),
     }  # fmt: skip
     _write_rewards(entries)
     (DEMO / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -208,7 +210,8 @@ def _write_rewards(entries: pa.Table) -> None:
     pq.write_table(pa.concat_tables(parts), DEMO / "rewards.parquet", compression="zstd")
 
 
-def _write_rewrites(sides: dict[tuple[str, str], Entry]) -> int:
+def _write_rewrites(sides: dict[tuple[str, str], Entry]) -> list[Entry]:
+    """Writes them; returns the reworded entries, which are labelled and scored as the others are."""
     rows = [
         (sides[r["id"], r["side"]], r["response"])
         for r in read_jsonl(SOURCE / "rewrites.jsonl")
@@ -226,7 +229,7 @@ def _write_rewrites(sides: dict[tuple[str, str], Entry]) -> int:
         }
     )
     pq.write_table(table, DEMO / "rewrites.parquet", compression="zstd")
-    return len(rows)
+    return [Entry(entry.prompt, text) for entry, text in rows]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""Imprint of any number of reward models on a dataset: from the store to results (Eq 1 and Eq 2 of SEAL)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from engine import angles, catalog, columns, design_frames, imprint
+from engine.design import Array, Column, Design
+from engine.imprint import Imprint
+from engine.intervals import MINIMUM_N, correct
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an imprint is asked about. `features`: stored names, None for all; `dummies`: ternaries by level."""
+
+    labeler: catalog.Labeler
+    style: catalog.Labeler | None = None
+    subset: str | None = None
+    features: tuple[str, ...] | None = None
+    dummies: bool = False
+    correction: str = "holm"
+
+
+@dataclass(frozen=True)
+class ModelImprint:
+    """One model's imprint with and without controls, in SDs of its margin (`margin_sd`) over the n pairs used.
+
+    `scored`: pairs with both rewards; `labelled`: pairs labelled on both sides; `total`: all pairs. `titles` by column
+    name; `left_out` names features that did not enter, and why. `controlled` is None in pooled mode.
+    """
+
+    model: str
+    plain: Imprint
+    controlled: Imprint | None
+    margin_sd: float
+    total: int
+    scored: int
+    labelled: int
+    titles: dict[str, str]
+    left_out: dict[str, str]
+    control_names: tuple[str, ...]
+
+    def table(self, controlled: bool = True, raw: bool = False) -> pd.DataFrame:
+        """Coefficients with titles; controls last. `raw`: in units of the reward."""
+        found = self.controlled if controlled and self.controlled is not None else self.plain
+        frame = found.table()
+        if raw:
+            numbers = ["estimate", "std_error", "conf_low", "conf_high"]
+            frame[numbers] = frame[numbers] * found.scale
+        frame = frame.assign(title=frame["feature"].map(self.titles), model=self.model)
+        frame["control"] = frame["feature"].isin(self.control_names)
+        return frame
+
+
+def _load(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, models: Sequence[catalog.Model]
+) -> tuple[Design, list[Column], list[Column], dict[str, str]]:
+    """The design, its feature columns, its control columns, and what was left out."""
+    sources = [columns.source_of(setting.labeler)]
+    surface = setting.labeler.taxonomy == columns.SURFACE
+    style = None if surface else setting.style
+    if style is not None:
+        sources.append(columns.source_of(style, columns.STYLE))
+    design = design_frames.load(con, dataset_id, sources, models, setting.subset)
+    found, left_out = columns.features(design, 0, setting.features, setting.dummies)
+    extra = columns.controls(design, 1 if style is not None else None)
+    if surface:  # its own length features are the controls already
+        extra = []
+    return design, found, extra, left_out
+
+
+def model_imprints(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, models: tuple[catalog.Model, ...],
+    mode: str = "within",
+) -> list[ModelImprint]:  # fmt: skip
+    """Eq 1 for every model, each over the pairs that it has scored and the labeler has labelled on both sides.
+
+    `mode`: within (pair effect, clustered by prompt) or pooled (what SEAL's authors ran).
+    """
+    design, found, extra, left_out = _load(con, dataset_id, setting, models)
+    labelled = int(design.complete(found).sum())
+    results = []
+    for k, model in enumerate(models):
+        here = design.where(design.complete([*found, *extra], [k]))
+        scored = int(np.all(np.isfinite(design.rewards[:, :, k]), axis=1).sum())
+        rewards = here.rewards[:, :, k]
+        margins = rewards[:, 0] - rewards[:, 1]
+        spread = float(margins.std(ddof=1)) if here.n > 1 else math.nan
+        scale = spread if spread > 0 else 1.0
+        controlled = None
+        if mode == "pooled":
+            plain = imprint.pooled(here.stacked(found), rewards.ravel(), scale)
+        else:
+            plain = imprint.within(here.differences(found), margins, scale, setting.correction)
+            if extra:
+                rows = here.differences([*found, *extra])
+                controlled = _without_controls_in_family(
+                    imprint.within(rows, margins, scale, setting.correction),
+                    {c.name for c in extra},
+                    setting.correction,
+                )
+        titles = {c.name: c.title for c in [*found, *extra]}
+        dropped = left_out | plain.dropped
+        results.append(
+            ModelImprint(model.label, plain, controlled, spread, design.n, scored, labelled, titles, dropped,
+                         tuple(c.name for c in extra))
+        )  # fmt: skip
+    return results
+
+
+def _without_controls_in_family(found: Imprint, controls: set[str], correction: str) -> Imprint:
+    """Corrected p over the features alone: controls are not hypotheses."""
+    tests = [c.p_value if c.feature not in controls and c.n >= MINIMUM_N else math.nan for c in found.coefficients]
+    adjusted = correct(tests, correction)
+    return replace(
+        found, coefficients=tuple(replace(c, p_adjusted=p) for c, p in zip(found.coefficients, adjusted))
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Two models on the pairs both have scored: the difference of their imprints (Eq 2, primary) and SEAL's angle.
+
+    `table`: as imprint.difference, with titles. `angle`: circular summary; `joint`: Eq 2 on the angle by feature and
+    side, clustered; `authors`: the same with classical errors and Bonferroni; `constants`: the joint coefficients with
+    a constant added to the second model (long: constant, feature, estimate, conf_low, conf_high).
+    """
+
+    one: str
+    other: str
+    n: int
+    table: pd.DataFrame
+    angle: angles.Circular
+    sensitivity: pd.DataFrame
+    joint: Imprint
+    authors: Imprint
+    constants: pd.DataFrame
+
+
+def shift(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, before: catalog.Model, after: catalog.Model,
+    controlled: bool = True,
+) -> Shift:  # fmt: skip
+    """Eq 2 from `before` to `after`; margins are standardised by each model's own SD over the shared pairs."""
+    design, found, extra, _ = _load(con, dataset_id, setting, (before, after))
+    used = [*found, *extra] if controlled else found
+    here = design.where(design.complete(used, [0, 1]))
+    margins = here.margins()
+    scales = margins.std(axis=0, ddof=1) if here.n > 1 else np.ones(2)
+    z = margins / np.where(scales > 0, scales, 1.0)
+    rows = here.differences(used)
+    fits = imprint.estimate(
+        rows, np.column_stack([z[:, 1], z[:, 0], z[:, 1] - z[:, 0]]), "within", [1.0] * 3, True, False,
+        setting.correction, imprint.VIF_LIMIT,
+    )  # fmt: skip
+    names = {c.name for c in extra}
+    frame = imprint.difference(fits[0], fits[1], fits[2], setting.correction)
+    frame = frame[~frame["feature"].isin(names)].reset_index(drop=True)
+    tests = frame["p_value"].where(frame["n"] >= MINIMUM_N, math.nan)
+    frame["p_adjusted"] = correct(tests.tolist(), setting.correction)
+    frame = frame.assign(title=frame["feature"].map({c.name: c.title for c in used}))
+    return Shift(before.label, after.label, here.n, frame, *_by_angle(here, found, setting.correction))
+
+
+def _by_angle(
+    here: Design, found: Sequence[Column], correction: str
+) -> tuple[angles.Circular, pd.DataFrame, Imprint, Imprint, pd.DataFrame]:
+    before, after = here.rewards[:, :, 0], here.rewards[:, :, 1]
+    spread = float(after.std()) if here.n else 1.0
+    outcomes: Array = np.column_stack(
+        [angles.shift_angle(before, after + constant * spread) for constant in angles.CONSTANTS]
+    )
+    summary = angles.circular(outcomes[:, angles.CONSTANTS.index(0.0)])
+    known = np.all(np.isfinite(outcomes), axis=1)
+    rows = here.where(known).joint(found)
+    fits = imprint.joint(rows, outcomes[known], correction)
+    plain = fits[angles.CONSTANTS.index(0.0)]
+    authors = imprint.joint(rows, outcomes[known][:, [angles.CONSTANTS.index(0.0)]], authors=True)[0]
+    long = pd.concat(
+        [
+            fit.table()[["feature", "estimate", "conf_low", "conf_high"]].assign(constant=constant)
+            for constant, fit in zip(angles.CONSTANTS, fits)
+        ]
+    )
+    return summary, angles.sensitivity(before, after), plain, authors, long
+
+
+def bootstrap_check(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, model: catalog.Model, replicates: int = 400
+) -> pd.DataFrame:
+    """Analytic intervals of the headline beside those of a cluster bootstrap (imprint.bootstrapped), with titles."""
+    design, found, extra, _ = _load(con, dataset_id, setting, (model,))
+    used = [*found, *extra]
+    here = design.where(design.complete(used, [0]))
+    margins = here.margins()[:, 0]
+    spread = float(margins.std(ddof=1)) if here.n > 1 else 1.0
+    rows = here.differences(used)
+    fitted = imprint.within(rows, margins, spread or 1.0, setting.correction)
+    frame = imprint.bootstrapped(fitted, rows, margins, replicates)
+    return frame.assign(title=frame["feature"].map({c.name: c.title for c in used}))

@@ -1,0 +1,281 @@
+"""Builds the wide table of an audit (engine.design) out of the store's long tables.
+
+SQL packs an entry's discrete labels into 64-bit words, one aggregate whatever the number of features; entry ids are
+small dense integers, so that sides and rewards are then looked up by position, without joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import catalog
+from engine.design import Column, Design, Reworded
+
+LENGTH = "length"
+WORD_BITS = 63  # an aggregate of signed 64-bit integers is the fastest
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Labels to put into a design: one labeler's, of one taxonomy; `features` by stored name, None for all."""
+
+    labeler_id: int
+    taxonomy_id: int
+    name: str
+    features: tuple[str, ...] | None = None
+
+
+def _range(entries: Ids) -> tuple[int, int]:
+    return (int(entries.min()), int(entries.max())) if len(entries) else (0, 0)
+
+
+def _dense(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any], low: int, high: int, empty: Any) -> Any:
+    """A column of (entry_id, value) rows as an array with one place for every entry id from low to high."""
+    found = con.execute(sql, parameters).fetchnumpy()
+    first, second = list(found)
+    values = np.ma.filled(found[second], empty)
+    dense = np.full(high - low + 1, empty, dtype=values.dtype if len(values) else np.asarray(empty).dtype)
+    dense[found[first] - low] = values
+    return dense
+
+
+def _width(kind: str, classes: int) -> tuple[int, int]:
+    """Bits and lowest value of a discrete feature."""
+    if kind == "boolean":
+        return 1, 0
+    if kind in ("ternary", "signed"):
+        return 2, -1
+    return max(1, (classes - 1).bit_length()), 0
+
+
+def _columns(feature: catalog.FeatureRow, prefix: str, source: int, word: int, shift: int) -> list[Column]:
+    if feature.kind == "numeric":
+        return [Column(prefix + feature.name, feature.title, "numeric", feature.role, feature.scope, feature.name,
+                       source, word)]  # fmt: skip
+    bits, low = _width(feature.kind, len(feature.classes))
+    common = dict(role=feature.role, scope=feature.scope, feature=feature.name, source=source, word=word, shift=shift,
+                  bits=bits, low=low)  # fmt: skip
+    if feature.kind == "category":
+        return [
+            Column(f"{prefix}{feature.name}={name}", name, "class", equals=code, level=name, **common)  # type: ignore[arg-type]
+            for code, name in enumerate(feature.classes)
+        ]
+    found = [Column(prefix + feature.name, feature.title, feature.kind, **common)]  # type: ignore[arg-type]
+    if feature.kind in ("ternary", "signed"):
+        words = ("positive", "negative") if feature.kind == "ternary" else ("supported", "opposed")
+        found += [
+            Column(f"{prefix}{feature.name}={level}", f"{feature.title}: {level}", "level", equals=sign,
+                   level=str(sign), **common)  # type: ignore[arg-type]
+            for level, sign in zip(words, (1, -1))
+        ]  # fmt: skip
+    return found
+
+
+def labelled_features(con: duckdb.DuckDBPyConnection, source: Source, low: int, high: int) -> list[catalog.FeatureRow]:
+    """The source's features that have labels for at least half as many entries as its best covered one."""
+    rows = con.execute(
+        "SELECT feature_id, count(*) FROM labels WHERE labeler_id = ? AND entry_id BETWEEN ? AND ? GROUP BY feature_id",
+        [source.labeler_id, low, high],
+    ).fetchall()
+    counts = {int(f): int(n) for f, n in rows}
+    every = [
+        f for f in catalog.features(con, source.taxonomy_id) if source.features is None or f.name in source.features
+    ]
+    most = max((counts.get(f.feature_id, 0) for f in every), default=0)
+    return [f for f in every if most and counts.get(f.feature_id, 0) >= most / 2]
+
+
+def _packed(
+    con: duckdb.DuckDBPyConnection, source: Source, features: list[catalog.FeatureRow], low: int, high: int
+) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_], list[tuple[catalog.FeatureRow, int, int]]]:
+    """Words (entries, W), numbers (entries, M) and completeness of one source, with every feature's place."""
+    places: list[tuple[catalog.FeatureRow, int, int]] = []
+    word, shift, number = 0, 0, 0
+    for feature in features:
+        if feature.kind == "numeric":
+            places.append((feature, number, 0))
+            number += 1
+            continue
+        bits, _ = _width(feature.kind, len(feature.classes))
+        if shift + bits > WORD_BITS:
+            word, shift = word + 1, 0
+        places.append((feature, word, shift))
+        shift += bits
+    discrete = [place for place in places if place[0].kind != "numeric"]
+    size = high - low + 1
+    words = np.zeros((size, max((w for _, w, _ in discrete), default=-1) + 1), dtype=np.uint64)
+    complete = np.ones(size, dtype=bool)
+    for w in range(words.shape[1]):
+        mine = [(f, s) for f, where, s in discrete if where == w]
+        rows = ", ".join(f"({f.feature_id}, {_width(f.kind, len(f.classes))[1]}, {s})" for f, s in mine)
+        found = con.execute(
+            f"""
+            SELECT entry_id, bit_or((l.value - m.low)::BIGINT << m.shift) AS word, count(*)::UTINYINT AS n
+            FROM labels l JOIN (VALUES {rows}) AS m(feature_id, low, shift) USING (feature_id)
+            WHERE l.labeler_id = ? AND l.entry_id BETWEEN ? AND ? GROUP BY entry_id
+            """,
+            [source.labeler_id, low, high],
+        ).fetchnumpy()
+        at = found["entry_id"] - low
+        words[at, w] = np.asarray(found["word"]).astype(np.uint64)
+        counts = np.zeros(size, dtype=np.uint8)
+        counts[at] = np.asarray(found["n"])
+        complete &= counts == len(mine)
+    numbers = np.full((size, number), np.nan, dtype=np.float32)
+    for feature, m, _ in (place for place in places if place[0].kind == "numeric"):
+        numbers[:, m] = _dense(
+            con,
+            "SELECT entry_id, value::FLOAT AS v FROM labels "
+            "WHERE feature_id = ? AND labeler_id = ? AND entry_id BETWEEN ? AND ?",
+            [feature.feature_id, source.labeler_id, low, high], low, high, np.float32(np.nan),
+        )  # fmt: skip
+    if not discrete:
+        complete &= np.isfinite(numbers).any(axis=1)
+    return words, numbers, complete, places
+
+
+def _assemble(
+    con: duckdb.DuckDBPyConnection, base: dict[str, Any], subsets: tuple[str, ...], chosen: Ids, rejected: Ids,
+    sources: Sequence[Source], models: Sequence[catalog.Model],
+) -> Design:  # fmt: skip
+    """A design for pairs given by the entry ids of their sides."""
+    sides = np.stack([chosen, rejected], axis=1)
+    low, high = _range(sides)
+    at = sides - low
+    chars = _dense(con, "SELECT entry_id, n_chars FROM entries WHERE entry_id BETWEEN ? AND ?", [low, high], low, high,
+                   np.int32(0))[at].astype(np.int32)  # fmt: skip
+    columns = [Column(LENGTH, "Length (doublings of characters)", "numeric", "spoiler", "response", LENGTH, -1, 0)]
+    words: list[NDArray[np.uint64]] = []
+    numbers: list[NDArray[np.float32]] = [np.log2(1 + chars.astype(np.float32))[:, :, None]]
+    known = np.ones((len(chosen), len(sources)), dtype=bool)
+    seen = {LENGTH}
+    for i, source in enumerate(sources):
+        features = labelled_features(con, source, low, high)
+        if not features:
+            known[:, i] = False
+            continue
+        packed, floats, complete, places = _packed(con, source, features, low, high)
+        first_word, first_number = sum(w.shape[2] for w in words), sum(m.shape[2] for m in numbers)
+        words.append(packed[at])
+        numbers.append(floats[at])
+        known[:, i] = complete[at].all(axis=1)
+        for feature, place, shift in places:
+            prefix = "" if feature.name not in seen else f"{source.name}: "
+            offset = first_number if feature.kind == "numeric" else first_word
+            columns += _columns(feature, prefix, i, place + offset, shift)
+        seen |= {feature.name for feature in features}
+    rewards = np.full((len(chosen), 2, len(models)), np.nan)
+    for k, model in enumerate(models):
+        rewards[:, :, k] = _dense(
+            con, "SELECT entry_id, reward FROM rewards WHERE model_id = ? AND entry_id BETWEEN ? AND ?",
+            [model.model_id, low, high], low, high, np.nan,
+        )[at]  # fmt: skip
+    empty_words = np.zeros((len(chosen), 2, 0), dtype=np.uint64)
+    return Design(
+        **base, subsets=subsets, chars=chars, words=np.concatenate(words, axis=2) if words else empty_words,
+        numbers=np.concatenate(numbers, axis=2), known=known, rewards=rewards, models=tuple(m.label for m in models),
+        columns=tuple(columns), sources=tuple(s.name for s in sources),
+    )  # fmt: skip
+
+
+def _sorted_pairs(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> dict[str, Any]:
+    """Rows of (pair_no, prompt_id, subset, chosen, rejected, ...) as arrays sorted by prompt."""
+    found = {name: np.ma.filled(values) for name, values in con.execute(sql, parameters).fetchnumpy().items()}
+    key = found["prompt_id"]
+    if len(key) > 1 and (key[1:] < key[:-1]).any():
+        order = np.argsort(key, kind="stable")
+        found = {name: values[order] for name, values in found.items()}
+    return found
+
+
+def _subset_names(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[str]:
+    rows = con.execute(
+        "SELECT coalesce(subset, '') FROM pairs WHERE dataset_id = ? GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 32000",
+        [dataset_id],
+    ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def _base(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pair_no": found["pair_no"].astype(np.int64), "prompt": found["prompt_id"],
+        "subset": found["subset"].astype(np.int16),
+    }  # fmt: skip
+
+
+def load(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, sources: Sequence[Source], models: Sequence[catalog.Model],
+    subset: str | None = None,
+) -> Design:  # fmt: skip
+    """The wide table of a dataset's pairs (of one subset): labels of the sources, rewards of the models.
+
+    Every pair is in it, whether labelled and scored or not; `Design.complete` says which are.
+    """
+    names = _subset_names(con, dataset_id)
+    listed = "(VALUES " + ", ".join("(?, ?)" for _ in names) + ") AS s(name, code)" if names else ""
+    condition = "AND coalesce(p.subset, '') = ?" if subset is not None else ""
+    parameters = [value for code, name in enumerate(names) for value in (name, code)]
+    found = _sorted_pairs(
+        con,
+        f"""
+        SELECT p.pair_no, p.prompt_id, s.code AS subset, p.chosen, p.rejected FROM pairs p
+        JOIN {listed or "(SELECT '' AS name, 0 AS code) AS s"} ON s.name = coalesce(p.subset, '')
+        WHERE p.dataset_id = ? AND p.rejected IS NOT NULL {condition}""",
+        [*parameters, dataset_id, *([subset] if subset is not None else [])],
+    )
+    return _assemble(con, _base(found), tuple(names), found["chosen"], found["rejected"], sources, models)
+
+
+def rewriters(con: duckdb.DuckDBPyConnection, dataset_id: int) -> dict[str, int]:
+    """Rewriters with how many of the dataset's entries each has reworded."""
+    rows = con.execute(
+        """
+        SELECT rewriter, count(DISTINCT entry_id) FROM rewrites WHERE entry_id IN (
+            SELECT chosen FROM pairs WHERE dataset_id = $d UNION ALL SELECT rejected FROM pairs WHERE dataset_id = $d)
+        GROUP BY rewriter ORDER BY rewriter""",
+        {"d": dataset_id},
+    ).fetchall()
+    return {str(name): int(n) for name, n in rows}
+
+
+def load_reworded(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, rewriter: str, sources: Sequence[Source],
+    models: Sequence[catalog.Model],
+) -> Reworded:  # fmt: skip
+    """Pairs of which `rewriter` has reworded a side, before and after; a side that it left alone is the same in both.
+
+    Of several rewrites of one entry the latest counts.
+    """
+    names = _subset_names(con, dataset_id)
+    listed = ", ".join("(?, ?)" for _ in names) or "('', 0)"
+    parameters = [value for code, name in enumerate(names) for value in (name, code)]
+    found = _sorted_pairs(
+        con,
+        f"""
+        WITH latest AS (
+            SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
+                arg_max(similarity, (created_at, rewritten_id)) AS similarity
+            FROM rewrites WHERE rewriter = ? GROUP BY entry_id)
+        SELECT p.pair_no, p.prompt_id, s.code AS subset, p.chosen, p.rejected,
+            coalesce(c.rewritten_id, p.chosen) AS new_chosen, coalesce(r.rewritten_id, p.rejected) AS new_rejected,
+            CASE WHEN c.entry_id IS NOT NULL THEN coalesce(c.similarity, 1) ELSE 'nan'::DOUBLE END AS similar_chosen,
+            CASE WHEN r.entry_id IS NOT NULL THEN coalesce(r.similarity, 1) ELSE 'nan'::DOUBLE END AS similar_rejected
+        FROM pairs p JOIN (VALUES {listed}) AS s(name, code) ON s.name = coalesce(p.subset, '')
+        LEFT JOIN latest c ON c.entry_id = p.chosen LEFT JOIN latest r ON r.entry_id = p.rejected
+        WHERE p.dataset_id = ? AND p.rejected IS NOT NULL AND (c.entry_id IS NOT NULL OR r.entry_id IS NOT NULL)""",
+        [rewriter, *parameters, dataset_id],
+    )
+    half = len(found["pair_no"])
+    base = {name: np.concatenate([values, values]) for name, values in _base(found).items()}
+    chosen, rejected = (np.concatenate([found[side], found[f"new_{side}"]]) for side in ("chosen", "rejected"))
+    whole = _assemble(con, base, tuple(names), chosen, rejected, sources, models)
+    first = np.arange(2 * half) < half
+    similarity = np.stack([found["similar_chosen"], found["similar_rejected"]], axis=1).astype(float)
+    return Reworded(whole.where(first), whole.where(~first), similarity)
