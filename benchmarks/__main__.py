@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pages, scoring
+from benchmarks import audits, pages, scoring
 from engine.worker import environment
 
-ALL: dict[str, Callable[[], dict[str, Any]]] = {"scoring": scoring.run, "pages": pages.run}
+ALL: dict[str, Callable[[], dict[str, Any]]] = {"scoring": scoring.run, "pages": pages.run, "audits": audits.run}
 
 
 def main() -> None:

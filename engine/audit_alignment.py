@@ -305,3 +305,17 @@ def finding(found: Alignment) -> str:
         if against is not None and not math.isnan(against["estimate"]):
             text += f", and in {against['estimate']:.1%} of the {int(against['n']):,} where the labeler does too"
     return text
+
+
+def why_finding(found: Resistance) -> str:
+    """The regressor whose average marginal effect is farthest from zero by its interval."""
+    clear = [one for one in found.logit.odds if one.p_adjusted < 0.05]
+    if not clear:
+        return f"No feature goes with resistance beyond doubt (n = {found.logit.n:,})"
+    top = max(clear, key=lambda one: min(abs(one.effect_low), abs(one.effect_high)))
+    word = "more" if top.effect > 0 else "less"
+    return (
+        f"{found.model} resists {word} where the {top.side} answer is “{found.titles.get(top.feature, top.feature)}”: "
+        f"{100 * top.effect:+.1f} pp [{100 * top.effect_low:+.1f}, {100 * top.effect_high:+.1f}], "
+        f"odds ratio {top.odds_ratio:.2f} [{top.odds_low:.2f}, {top.odds_high:.2f}]"
+    )

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from engine import angles, catalog, columns, design_frames, imprint
+from engine.alignment import split_side
 from engine.design import Array, Column, Design
-from engine.imprint import Imprint
+from engine.imprint import VIF_LIMIT, Imprint
 from engine.intervals import MINIMUM_N, correct
 
 
@@ -126,17 +127,26 @@ def _without_controls_in_family(found: Imprint, controls: set[str], correction: 
 
 @dataclass(frozen=True)
 class Shift:
-    """Two models on the pairs both have scored: the difference of their imprints (Eq 2, primary) and SEAL's angle.
+    """Two models on the pairs both have scored: the difference of their imprints (Eq 2, primary).
 
-    `table`: as imprint.difference, with titles. `angle`: circular summary; `joint`: Eq 2 on the angle by feature and
-    side, clustered; `authors`: the same with classical errors and Bonferroni; `constants`: the joint coefficients with
-    a constant added to the second model (long: constant, feature, estimate, conf_low, conf_high).
+    `table`: as imprint.difference, with titles.
     """
 
     one: str
     other: str
     n: int
     table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class AngleShift:
+    """Eq 2 as SEAL has it, on the angle between two models' points.
+
+    `angle`: circular summary; `joint`: least squares by feature and side, clustered; `authors`: the same with classical
+    errors and Bonferroni; `constants`: the joint coefficients with a constant added to the second model (long:
+    constant, feature, estimate, conf_low, conf_high); `sensitivity`: the mean angle likewise.
+    """
+
     angle: angles.Circular
     sensitivity: pd.DataFrame
     joint: Imprint
@@ -158,7 +168,7 @@ def shift(
     rows = here.differences(used)
     fits = imprint.estimate(
         rows, np.column_stack([z[:, 1], z[:, 0], z[:, 1] - z[:, 0]]), "within", [1.0] * 3, True, False,
-        setting.correction, imprint.VIF_LIMIT,
+        setting.correction, VIF_LIMIT,
     )  # fmt: skip
     names = {c.name for c in extra}
     frame = imprint.difference(fits[0], fits[1], fits[2], setting.correction)
@@ -166,12 +176,19 @@ def shift(
     tests = frame["p_value"].where(frame["n"] >= MINIMUM_N, math.nan)
     frame["p_adjusted"] = correct(tests.tolist(), setting.correction)
     frame = frame.assign(title=frame["feature"].map({c.name: c.title for c in used}))
-    return Shift(before.label, after.label, here.n, frame, *_by_angle(here, found, setting.correction))
+    return Shift(before.label, after.label, here.n, frame)
 
 
-def _by_angle(
-    here: Design, found: Sequence[Column], correction: str
-) -> tuple[angles.Circular, pd.DataFrame, Imprint, Imprint, pd.DataFrame]:
+def angle_shift(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, before: catalog.Model, after: catalog.Model
+) -> AngleShift:  # fmt: skip
+    """SEAL's Eq 2 from `before` to `after`, with what a constant added to the second model does to it."""
+    design, found, _, _ = _load(con, dataset_id, replace(setting, style=None), (before, after))
+    here = design.where(design.complete(found, [0, 1]))
+    return _by_angle(here, found, setting.correction)
+
+
+def _by_angle(here: Design, found: Sequence[Column], correction: str) -> AngleShift:
     before, after = here.rewards[:, :, 0], here.rewards[:, :, 1]
     spread = float(after.std()) if here.n else 1.0
     outcomes: Array = np.column_stack(
@@ -179,7 +196,7 @@ def _by_angle(
     )
     summary = angles.circular(outcomes[:, angles.CONSTANTS.index(0.0)])
     known = np.all(np.isfinite(outcomes), axis=1)
-    rows = here.where(known).joint(found)
+    rows = here.where(known).joint(found).held()
     fits = imprint.joint(rows, outcomes[known], correction)
     plain = fits[angles.CONSTANTS.index(0.0)]
     authors = imprint.joint(rows, outcomes[known][:, [angles.CONSTANTS.index(0.0)]], authors=True)[0]
@@ -189,7 +206,59 @@ def _by_angle(
             for constant, fit in zip(angles.CONSTANTS, fits)
         ]
     )
-    return summary, angles.sensitivity(before, after), plain, authors, long
+    return AngleShift(summary, angles.sensitivity(before, after), plain, authors, long)
+
+
+def by_side(found: Imprint, titles: dict[str, str]) -> pd.DataFrame:
+    """A joint fit's table with feature and side apart, titled, features in the order of their largest effect."""
+    frame = found.table()
+    if frame.empty:
+        return frame.assign(side="", title="")
+    parts = [split_side(name) for name in frame["feature"]]
+    frame = frame.assign(feature=[feature for feature, _ in parts], side=[side for _, side in parts])
+    frame["title"] = frame["feature"].map(lambda name: titles.get(name, name))
+    largest = frame.groupby("feature")["estimate"].transform(lambda v: v.abs().max())
+    return (
+        frame.assign(largest=largest)
+        .sort_values(["largest", "feature", "side"], ascending=[False, True, True])
+        .drop(columns="largest")
+    )
+
+
+def _clearest(table: pd.DataFrame) -> pd.Series:
+    """The row whose interval stays farthest from zero."""
+    return table.loc[table[["conf_low", "conf_high"]].abs().min(axis=1).idxmax()]
+
+
+def finding(found: Sequence[ModelImprint], controlled: bool = True) -> str:
+    """The page's sentence: what each of the first two models rewards or punishes most clearly."""
+    parts = []
+    for one in found[:2]:
+        table = one.table(controlled)
+        clear = table[~table["control"] & (table["p_adjusted"] < 0.05)]
+        if clear.empty:
+            parts.append(f"{one.model} rewards no feature beyond doubt (n = {one.plain.n:,})")
+            continue
+        top = _clearest(clear)
+        verb = "rewards" if top["estimate"] > 0 else "punishes"
+        parts.append(
+            f"{one.model} {verb} “{top['title']}” most clearly: {top['estimate']:+.2f} SD "
+            f"[{top['conf_low']:+.2f}, {top['conf_high']:+.2f}], n = {one.plain.n:,}"
+        )
+    return "; ".join(parts)
+
+
+def shift_finding(moved: Shift) -> str:
+    """What the second model rewards more than the first, most clearly."""
+    clear = moved.table[moved.table["p_adjusted"] < 0.05]
+    if clear.empty:
+        return f"No difference between {moved.one} and {moved.other} beyond doubt (n = {moved.n:,})"
+    top = _clearest(clear)
+    word = "more" if top["estimate"] > 0 else "less"
+    return (
+        f"{moved.other} rewards “{top['title']}” {word} than {moved.one}: {top['estimate']:+.2f} SD "
+        f"[{top['conf_low']:+.2f}, {top['conf_high']:+.2f}]; {len(clear)} of {len(moved.table)} features differ"
+    )
 
 
 def bootstrap_check(

@@ -127,7 +127,7 @@ def _every_labeler(
 ) -> tuple[catalog.Labeler, ...]:
     """The named labeler, then one labeler of every other taxonomy but the surface features."""
     found = [first] if first else []
-    for one in reversed(catalog.labelers(con, dataset_id)):
+    for one in sorted(catalog.labelers(con, dataset_id), key=lambda b: -b.n_entries):
         if one.taxonomy != columns.SURFACE and one.taxonomy not in {b.taxonomy for b in found}:
             found.append(one)
     return tuple(found)

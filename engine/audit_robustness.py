@@ -12,6 +12,7 @@ import pandas as pd
 from engine import catalog, columns, design_frames, robustness
 from engine.alignment import OddsModel
 from engine.imprint import Imprint
+from engine.intervals import wilson
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 
@@ -143,3 +144,40 @@ def _similarity(similarity: np.ndarray, bins: int = 25) -> pd.DataFrame:
 def placebo_labelers(found: list[catalog.Labeler], labels: catalog.Labeler) -> list[catalog.Labeler]:
     """Labelers that labelled the same taxonomy version again."""
     return [one for one in found if one.taxonomy_id == labels.taxonomy_id and one.labeler_id != labels.labeler_id]
+
+
+def flip_chart(found: Robustness) -> pd.DataFrame:
+    """Both sides together, a row a feature and direction, and the placebo's: feature, title, what, estimate, ..., n."""
+    rows = []
+    if found.flips is None:
+        return pd.DataFrame()
+    for feature, part in found.flips.groupby("feature", sort=False):
+        n = int(part["n"].sum())
+        for what in ("gained", "lost"):
+            share = wilson(int(part[what].sum()), n)
+            rows.append({"feature": feature, "title": part["title"].iloc[0], "what": what, "estimate": share.estimate,
+                         "conf_low": share.conf_low, "conf_high": share.conf_high, "n": n})  # fmt: skip
+        if found.placebo is not None and feature in set(found.placebo["feature"]):
+            one = found.placebo[found.placebo["feature"] == feature].iloc[0]
+            share = wilson(int(one["gained"] + one["lost"]), int(one["n"]))
+            rows.append({"feature": feature, "title": one["title"], "what": "placebo, either way",
+                         "estimate": share.estimate, "conf_low": share.conf_low, "conf_high": share.conf_high,
+                         "n": int(one["n"])})  # fmt: skip
+    frame = pd.DataFrame(rows)
+    total = frame[frame["what"] != "placebo, either way"].groupby("feature")["estimate"].sum()
+    order = frame["feature"].map(total).sort_values(ascending=False, kind="stable").index
+    return frame.reindex(order)
+
+
+def finding(found: Robustness) -> str:
+    """The page's one sentence."""
+    if found.n < 30:
+        return f"Too few reworded pairs ({found.n}, fewer than 30) to say anything"
+    worst = max(found.changes, key=lambda c: abs(c.test.difference.estimate))
+    clear = worst.test.p_value < 0.05 / len(found.changes)
+    text = (
+        f"Reworded, {worst.model} agrees with people in {worst.after.estimate:.1%} instead of "
+        f"{worst.before.estimate:.1%} of {found.n:,} pairs"
+    )
+    fell = worst.became_misaligned
+    return f"{text}: {fell:,} fall, {worst.became_aligned:,} rise" + ("" if clear else ", no clear change")

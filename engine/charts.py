@@ -6,6 +6,7 @@ names the side and never a colour. Every function says which columns its frame n
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import altair as alt
@@ -14,7 +15,10 @@ import pandas as pd
 INK = "#76808F"  # text and rules in a colour that reads on light and dark
 AnyChart = Any  # Altair types a layered chart by what it may become
 SIDES = alt.Scale(domain=["chosen", "rejected", "neutral", "effect"])
-NAMES = alt.Axis(labelLimit=260, ticks=False, domain=False, labelOverlap=False)
+NAMES = alt.Axis(
+    labelLimit=260, ticks=False, domain=False, labelOverlap=False, labelExpr="split(datum.label, '\\n')"
+)  # fmt: skip
+WRAP = 32  # characters a line of a row's name
 ROW = 26  # pixels a row of a forest plot or a dumbbell
 
 alt.data_transformers.disable_max_rows()
@@ -72,35 +76,125 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> AnyChart:
     return alt.layer(link, whisker, points, text).properties(height=_height(len(frame)))
 
 
-def forest(frame: pd.DataFrame, unit: str, groups: str | None = None, zero_label: str = "") -> AnyChart:
+def _named(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.Y]:
+    """The frame with its titles wrapped, and the axis of them in the frame's order."""
+    frame = frame.assign(label=["\n".join(textwrap.wrap(str(title), WRAP)) for title in frame["title"]])
+    return frame, alt.Y("label:N", sort=list(dict.fromkeys(frame["label"])), title=None, axis=NAMES)
+
+
+def _rows_height(frame: pd.DataFrame, groups: int) -> int:
+    """Height for rows of wrapped names with so many groups dodged in each."""
+    lines = int(frame["label"].str.count("\n").max() or 0) + 1 if len(frame) else 1
+    return _height(round(frame["label"].nunique() * max(1, groups * 0.75, lines * 0.6)))
+
+
+def _shape(groups: str | None, values: list[Any]) -> Any:
+    """Shape by group with a legend that reads on light and dark and at any width."""
+    if not groups:
+        return alt.value("circle")
+    legend = alt.Legend(
+        title=None, orient="top", labelLimit=300, columns=1 if len(str(values)) > 44 else 3, symbolFillColor=INK,
+        symbolStrokeColor=INK,
+    )  # fmt: skip
+    return alt.Shape(f"{groups}:N", sort=values, legend=legend)
+
+
+def _pickable(layer: AnyChart, fields: list[str] | None) -> AnyChart:
+    """A layer whose points can be clicked: the selection `picked` gives these fields."""
+    return layer if not fields else layer.add_params(alt.selection_point(name="picked", fields=fields))
+
+
+def forest(
+    frame: pd.DataFrame,
+    unit: str,
+    groups: str | None = None,
+    pick: list[str] | None = None,
+    by_side: bool = False,
+    percent: bool = False,
+) -> AnyChart:
     """Estimates with 95% intervals, a row a title, grey where the interval crosses zero.
 
     Columns: title, estimate, conf_low, conf_high, n; with `groups` a column of that name (at most three values), told
-    apart by shape and dodge.
+    apart by shape and dodge. `by_side`: groups are chosen and rejected, in their colours. `pick`: fields of a click.
     """
-    frame = frame.assign(clear=((frame["conf_low"] > 0) | (frame["conf_high"] < 0)))
-    frame["tone"] = frame["clear"].map({True: "effect", False: "neutral"})
-    order = list(dict.fromkeys(frame["title"]))
-    y = alt.Y("title:N", sort=order, title=None, axis=NAMES)
+    clear = (frame["conf_low"] > 0) | (frame["conf_high"] < 0)
+    tone = frame[groups] if by_side and groups else pd.Series("effect", index=frame.index)
+    frame = frame.assign(tone=tone.where(clear, "neutral"))
+    frame, y = _named(frame)
+    number = "+.1%" if percent else "+.3f"
     tooltip = [
         "title:N",
         *([f"{groups}:N"] if groups else []),
-        alt.Tooltip("estimate:Q", format="+.3f"),
-        alt.Tooltip("conf_low:Q", format="+.3f", title="95% from"),
-        alt.Tooltip("conf_high:Q", format="+.3f", title="to"),
+        alt.Tooltip("estimate:Q", format=number),
+        alt.Tooltip("conf_low:Q", format=number, title="95% from"),
+        alt.Tooltip("conf_high:Q", format=number, title="to"),
         alt.Tooltip("n:Q", format=","),
     ]
     base = alt.Chart(frame).encode(y=y, color=side_color("tone"))
+    values = list(dict.fromkeys(frame[groups])) if groups else []
     if groups:
-        base = base.encode(yOffset=alt.YOffset(f"{groups}:N"))
-    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("conf_low:Q", title=unit), x2="conf_high:Q")
-    shape = alt.Shape(f"{groups}:N", legend=alt.Legend(title=None, orient="top")) if groups else alt.value("circle")
+        base = base.encode(yOffset=alt.YOffset(f"{groups}:N", sort=values))
+    axis = alt.Axis(format="+~%" if percent else "+.3~f", tickCount=8, titleAnchor="end")
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("conf_low:Q", title=unit, axis=axis), x2="conf_high:Q")
+    shape = _shape(groups, values)
     points = base.mark_point(filled=True, size=65, opacity=1).encode(x="estimate:Q", shape=shape, tooltip=tooltip)
-    rows = len(order) * (frame[groups].nunique() if groups else 1)
-    return alt.layer(_rule(0, "x"), bars, points).properties(height=_height(rows))
+    return alt.layer(_rule(0, "x"), bars, _pickable(points, pick)).properties(height=_rows_height(frame, len(values)))
 
 
-def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> AnyChart:
+def panels(frame: pd.DataFrame, unit: str, facet: str) -> AnyChart:
+    """A forest a panel for more models than shapes can tell apart. Columns as `forest`, and `facet`'s."""
+    clear = (frame["conf_low"] > 0) | (frame["conf_high"] < 0)
+    frame = frame.assign(tone=clear.map({True: "effect", False: "neutral"}), zero=0.0)
+    frame, y = _named(frame)
+    base = alt.Chart(frame).encode(y=y)
+    zero = base.mark_rule(color=INK, strokeDash=[4, 3]).encode(x="zero:Q")
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("conf_low:Q", title=unit), x2="conf_high:Q", color=side_color("tone")
+    )
+    points = base.mark_point(filled=True, size=55, opacity=1).encode(
+        x="estimate:Q", color=side_color("tone"), tooltip=["title:N", f"{facet}:N", "estimate:Q", "n:Q"]
+    )
+    layered = alt.layer(zero, bars, points).properties(width=190, height=20 * frame["label"].nunique())
+    return layered.facet(column=alt.Column(f"{facet}:N", title=None, sort=list(dict.fromkeys(frame[facet]))))
+
+
+def shares(
+    frame: pd.DataFrame,
+    unit: str,
+    reference: float | None = None,
+    groups: str | None = None,
+    pick: list[str] | None = None,
+) -> AnyChart:
+    """Shares with 95% intervals, a row a title; with `reference` a dashed line there, and grey what crosses it.
+
+    Columns: title, estimate, conf_low, conf_high, n, and `groups`' (at most three values, by shape).
+    """
+    at = reference if reference is not None else -1.0
+    clear = (frame["conf_low"] > at) | (frame["conf_high"] < at)
+    frame = frame.assign(tone=clear.map({True: "effect", False: "neutral"}))
+    frame, y = _named(frame)
+    base = alt.Chart(frame).encode(y=y, color=side_color("tone"))
+    values = list(dict.fromkeys(frame[groups])) if groups else []
+    if groups:
+        base = base.encode(yOffset=alt.YOffset(f"{groups}:N", sort=values))
+    axis = alt.Axis(format="~%", tickCount=8, titleAnchor="end")
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("conf_low:Q", title=unit, axis=axis), x2="conf_high:Q")
+    points = base.mark_point(filled=True, size=65, opacity=1).encode(
+        x="estimate:Q",
+        shape=_shape(groups, values),
+        tooltip=["title:N", *([f"{groups}:N"] if groups else []), alt.Tooltip("estimate:Q", format=".1%"),
+                 alt.Tooltip("conf_low:Q", format=".1%", title="95% from"),
+                 alt.Tooltip("conf_high:Q", format=".1%", title="to"), alt.Tooltip("n:Q", format=",")],
+    )  # fmt: skip
+    layers = [bars, _pickable(points, pick)]
+    if reference is not None:
+        layers.insert(0, _rule(reference, "x"))
+    return alt.layer(*layers).properties(height=_rows_height(frame, len(values)))
+
+
+def heat(
+    frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420, pick: list[str] | None = None
+) -> AnyChart:  # fmt: skip
     """A binned square with zero axes. Columns: x, x2, y, y2 (bin edges), n, and quadrant labels are the caller's."""
     low = float(min(frame["x"].min(), frame["y"].min()))
     high = float(max(frame["x2"].max(), frame["y2"].max()))
@@ -117,7 +211,8 @@ def heat(frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420) -> An
             tooltip=[alt.Tooltip("n:Q", format=",", title="pairs"), alt.Tooltip("x:Q"), alt.Tooltip("y:Q")],
         )
     )
-    return alt.layer(cells, _rule(0, "x"), _rule(0, "y")).properties(width=size, height=size)
+    layered = alt.layer(_pickable(cells, pick), _rule(0, "x"), _rule(0, "y"))
+    return layered.properties(width=size + 125, height=size + 50)  # with axes and legend, so that the plot is square
 
 
 def quadrant_labels(frame: pd.DataFrame, chart: AnyChart) -> AnyChart:
@@ -128,7 +223,7 @@ def quadrant_labels(frame: pd.DataFrame, chart: AnyChart) -> AnyChart:
         .encode(x="x:Q", y="y:Q", text="text:N")
         for align in frame["align"].unique()
     ]
-    return alt.layer(chart, *texts)
+    return alt.layer(chart, *texts).properties(width=chart.width, height=chart.height)
 
 
 def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str | None = None) -> AnyChart:
@@ -143,7 +238,7 @@ def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str
             color=side_color(group, legend=True),
             tooltip=[f"{group}:N", alt.Tooltip("share:Q", format=".1%"), alt.Tooltip("x:Q", format=".2f")],
         )
-        .properties(height=150)
+        .properties(height=150 if facet else 270)  # outside a facet, axis and legend are part of it
     )
     if facet:
         chart = chart.properties(width=270).facet(facet=alt.Facet(f"{facet}:N", title=None), columns=3)
@@ -164,7 +259,7 @@ def calibration(frame: pd.DataFrame) -> AnyChart:
     bars = base.mark_rule(color=INK).encode(y=alt.Y("low:Q", title="share in which people agree"), y2="high:Q")
     points = base.mark_point(filled=True, size=60).encode(
         y=y,
-        shape=alt.Shape("model:N", legend=alt.Legend(title=None, orient="top")),
+        shape=_shape("model", list(dict.fromkeys(frame["model"]))),
         color=alt.value(INK),
         tooltip=["model:N", alt.Tooltip("predicted:Q", format=".3f"), alt.Tooltip("agreement:Q", format=".3f"), "n:Q"],
     )

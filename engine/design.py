@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 16
+IN_MEMORY = 20_000_000  # numbers of a matrix that is worth holding (160 MB)
 Array = NDArray[Any]
 SIDE = {"chosen": 0, "rejected": 1}
 
@@ -68,6 +69,12 @@ class Rows:
                 stop = int(np.searchsorted(self.clusters, self.clusters[stop - 1], side="right"))
             yield start, stop
             start = stop
+
+    def held(self) -> Rows:
+        """The same rows in memory where they are few enough for that, so that many passes unpack them once."""
+        if self.n * len(self.names) > IN_MEMORY:
+            return self
+        return Rows.of(self.names, self.block(0, self.n), self.clusters)
 
     def keep(self, positions: Sequence[int]) -> Rows:
         """The same rows with these columns only."""

@@ -245,6 +245,20 @@ def rewriters(con: duckdb.DuckDBPyConnection, dataset_id: int) -> dict[str, int]
     return {str(name): int(n) for name, n in rows}
 
 
+def labelled_rewrites(con: duckdb.DuckDBPyConnection, dataset_id: int) -> set[tuple[int, int]]:
+    """(labeler_id, taxonomy_id) of everyone who has labelled rewrites of the dataset's answers."""
+    rows = con.execute(
+        """
+        SELECT DISTINCT l.labeler_id, f.taxonomy_id FROM labels l JOIN features f USING (feature_id)
+        WHERE l.entry_id IN (
+            SELECT rewritten_id FROM rewrites WHERE entry_id IN (
+                SELECT chosen FROM pairs WHERE dataset_id = $d UNION ALL
+                SELECT rejected FROM pairs WHERE dataset_id = $d))""",
+        {"d": dataset_id},
+    ).fetchall()
+    return {(int(a), int(b)) for a, b in rows}
+
+
 def load_reworded(
     con: duckdb.DuckDBPyConnection, dataset_id: int, rewriter: str, sources: Sequence[Source],
     models: Sequence[catalog.Model],

@@ -73,6 +73,8 @@ def vifs(cross: Array) -> Array:
     The matrix is centred, or without intercept; R2 is meant accordingly. A copy of another column gives infinity.
     """
     scaled = cross / np.sqrt(np.outer(np.diag(cross), np.diag(cross)))
+    if len(scaled) > 1 and np.linalg.eigvalsh(scaled)[0] > 1e-8:
+        return np.asarray(np.diag(np.linalg.inv(scaled)))  # the textbook identity, where no column is a copy
     found = np.ones(len(scaled))
     for i in range(len(scaled)):
         rest = [j for j in range(len(scaled)) if j != i]

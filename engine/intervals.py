@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 Z95 = 1.959963984540054
@@ -75,15 +76,20 @@ def correct(p_values: Sequence[float], method: str = "holm") -> list[float]:
 
     NaN stays NaN and does not count as a test.
     """
-    from statsmodels.stats.multitest import multipletests
-
-    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
-    found = [math.nan] * len(p_values)
-    if known:
-        adjusted = multipletests([p_values[i] for i in known], method=method)[1]
-        for i, p in zip(known, adjusted):
-            found[i] = float(p)
-    return found
+    p = np.asarray(p_values, dtype=float)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    m, rank = len(order), np.arange(1, len(order) + 1)
+    found = np.full(len(p), math.nan)
+    if method == "bonferroni":
+        found[order] = m * p[order]
+    elif method == "holm":
+        found[order] = np.maximum.accumulate((m - rank + 1) * p[order])
+    elif method == "fdr_bh":
+        found[order] = np.minimum.accumulate((m / rank * p[order])[::-1])[::-1]
+    else:
+        raise ValueError(f"no correction {method!r}")
+    return [float(value) for value in np.minimum(found, 1.0)]
 
 
 def share_text(value: float) -> str:

@@ -77,6 +77,7 @@ def least_squares(rows: Rows, y: Array, sums: Moments, clustered: bool = True) -
     Clustered: CR1 over `rows.clusters` (each row its own cluster where None, which is HC1), t with G - 1 degrees of
     freedom. Otherwise classical errors with N - K degrees. Raises LinAlgError for a singular design.
     """
+    rows = rows.held()
     inverse = np.linalg.inv(sums.cross)
     betas = np.linalg.solve(sums.cross, sums.xy)
     n, k = rows.n, len(rows.names)
@@ -157,6 +158,7 @@ def logit(rows: Rows, y: Array, clustered: bool = True) -> Logit:
     information. Marginal effects are averages over rows of p(1-p) beta, errors by the delta method, as statsmodels'
     get_margeff(at="overall", method="dydx").
     """
+    rows = rows.held()
     spans = list(rows.spans())
     beta, k = np.zeros(len(rows.names)), len(rows.names)
     if rows.n > 2 * WARM_ROWS:
@@ -191,6 +193,7 @@ def logit(rows: Rows, y: Array, clustered: bool = True) -> Logit:
 
 def bootstrap(rows: Rows, y: Array, replicates: int, seed: int) -> Array:
     """Least-squares coefficients (replicates, k) under resampled clusters: each gets a Poisson(1) weight."""
+    rows = rows.held()
     rng = np.random.default_rng(seed)
     codes = rows.clusters if rows.clusters is not None else np.arange(rows.n)
     groups, k = int(codes[-1]) + 1, len(rows.names)

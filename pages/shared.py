@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from engine import bundle, catalog, commands, export, heads, taxonomy
+from engine import bundle, catalog, commands, export, heads, taxonomy, value_frames
 from engine.diff import marked
 from engine.owner import Owner
 from engine.records import SignetError
@@ -22,6 +22,9 @@ PAGES: dict[str, tuple[str, str, str]] = {
     "Datasets": ("datasets.py", "database", "Import a dataset, see how it was read and how healthy it is."),
     "Values": ("values.py", "favorite", "Which values do the chosen and the rejected answers show?"),
     "Reward models": ("reward_models.py", "balance", "How far does each reward model agree with the preferences?"),
+    "Imprint": ("imprint.py", "fingerprint", "Which features does each reward model reward?"),
+    "Alignment": ("alignment.py", "rule", "Where does a reward model resist the preferences, and why?"),
+    "Robustness": ("robustness.py", "published_with_changes", "What changes when an answer is reworded?"),
     "Pairs": ("pairs.py", "compare_arrows", "Search, filter and read the single pairs behind every number."),
     "Jobs": ("jobs.py", "progress_activity", "What is running, how long it takes, and what went wrong."),
 }
@@ -132,12 +135,29 @@ def pick_models(data: catalog.Dataset, most: int | None = None) -> list[catalog.
     return [one for one in found if one.label in chosen]
 
 
-def pick_labels(data: catalog.Dataset, key: str = "labels") -> catalog.Labeler | None:
-    """Choice of taxonomy and labeler, kept in the address; None when the dataset has no labels."""
+def pick_labels(
+    data: catalog.Dataset,
+    key: str = "labels",
+    first: str = "value_imprint",
+    before: Collection[tuple[int, int]] = (),
+) -> catalog.Labeler | None:
+    """Choice of taxonomy and labeler, kept in the address; None when the dataset has no labels.
+
+    Labelers (labeler_id, taxonomy_id) in `before` stand before others, taxonomy `first` before other taxonomies, the
+    most complete labeler before the less complete.
+    """
     found: list[catalog.Labeler] = read(catalog.labelers, data.dataset_id)
     if not found:
         return None
-    found = sorted(found, key=lambda one: (one.taxonomy != "value_imprint", one.taxonomy))  # human values first
+    found = sorted(
+        found,
+        key=lambda one: (
+            (one.labeler_id, one.taxonomy_id) not in before,
+            one.taxonomy != first,
+            one.taxonomy,
+            -one.n_entries,
+        ),
+    )
     options = {f"{one.taxonomy} by {one.label}": one for one in found}
     choice = st.selectbox("Taxonomy and labeler", list(options), key=key, bind="query-params")
     return options.get(choice) or found[0]
@@ -171,13 +191,26 @@ def pairs_link(label: str, filters: Sequence[Any], **more: str) -> None:
     st.page_link(page_path("Pairs"), label=label, icon=":material/arrow_forward:", query_params=query)
 
 
-def chart(drawn: Any, alt: str, guide: str, frame: Any, name: str) -> None:
-    """A chart with its accessible name, its one-line guide and its data as CSV."""
+def chart(drawn: Any, alt: str, guide: str, frame: Any, name: str, pick: bool = False) -> dict[str, Any] | None:
+    """A chart with its accessible name, its one-line guide and its data as CSV.
+
+    With `pick` (a chart drawn with fields to pick) the fields of the point that was clicked, or None.
+    """
     fixed = isinstance(getattr(drawn, "width", None), int)  # a square stays square
-    st.altair_chart(drawn, width="content" if fixed else "stretch", theme="streamlit", alt=alt)
+    width: Any = "content" if fixed else "stretch"
+    picked = None
+    if pick:
+        event: Any = st.altair_chart(
+            drawn, width=width, theme="streamlit", alt=alt, on_select="rerun", key=f"chart-{name}"
+        )
+        rows = event.selection.get("picked") or []
+        picked = dict(rows[0]) if rows else None
+    else:
+        st.altair_chart(drawn, width=width, theme="streamlit", alt=alt)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(escape(guide))
         download(frame, name)
+    return picked
 
 
 def download(frame: Any, name: str) -> None:
@@ -236,6 +269,58 @@ def empty_rewards(data: catalog.Dataset) -> None:
         for name in ("builtin-post", "builtin-pre"):
             if st.button(f"Score with {name}", key=f"score-{name}", type="primary"):
                 start_job("score", dataset=data.name, model=name)
+
+
+def correction_choice() -> str:
+    """How p-values are corrected for many tests, kept in the address."""
+    names = {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}
+    return (
+        st.segmented_control(
+            "Correction for many tests",
+            list(names),
+            default="holm",
+            key="correction",
+            bind="query-params",
+            format_func=names.__getitem__,
+            required=True,
+        )
+        or "holm"
+    )
+
+
+def subset_choice(data: catalog.Dataset) -> str | None:
+    """One subset or all, kept in the address; no widget where there is only one."""
+    names = read(value_frames.subsets, data.dataset_id)
+    if len(names) < 2:
+        return None
+    choice = st.selectbox("Subset", ["all", *names], key="subset", bind="query-params")
+    return None if choice == "all" else choice
+
+
+def style_note(data: catalog.Dataset, style: catalog.Labeler | None) -> None:
+    """Says that only length is held equal until the surface features are labelled, and offers to do it."""
+    if style is None:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                ":material/straighten: Length is held equal. Lists, Markdown and question marks join it once the "
+                "surface features are labelled (no model needed)."
+            )
+            if st.button("Label surface features", key="label-surface"):
+                start_job("label", dataset=data.name, labeler="surface", taxonomy_name="surface")
+
+
+def left_out(reasons: dict[str, str]) -> None:
+    """What did not enter a regression, and why: in the open when short, else to be opened."""
+    if not reasons:
+        return
+    lines = [f"{name}: {reason}" for name, reason in reasons.items()]
+    if len(lines) <= 4:
+        st.caption("Left out: " + escape("; ".join(lines)))
+        return
+    with st.expander(f"{len(lines)} left out"):
+        st.dataframe(
+            pd.DataFrame(reasons.items(), columns=["left out", "because"]), hide_index=True, alt="What was left out"
+        )
 
 
 def pair_link(label: str, pair_id: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -219,4 +220,41 @@ def test_the_gate_holds_on_every_address(browser: Any, tmp_path: Path) -> None:
             if word == "wrong":
                 page.get_by_text("That is not the password.").wait_for(timeout=30_000)
         page.get_by_role("heading", name="Values").wait_for(timeout=90_000)
+        page.close()
+
+
+def test_a_point_of_a_chart_leads_to_its_pairs(browser: Any, address: str) -> None:
+    """Click the middle of the regimes square: the page names the cell's pairs, and the link opens exactly those."""
+    page = browser.new_page(viewport={"width": 1300, "height": 1300})
+    page.goto(f"{address}/alignment?dataset=Signet+demo&judge=seal+by+reading")
+    chart = page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first
+    chart.wait_for(timeout=90_000)
+    settled(page)
+    page.wait_for_timeout(1500)
+    box = chart.bounding_box()
+    link = page.get_by_text(re.compile(r"The \d+ pairs of this cell"))
+    for dx, dy in ((0, 0), (8, 8), (-8, 8), (8, -8), (-20, 0), (20, 0), (0, 20), (0, -20)):
+        page.mouse.click(box["x"] + 0.42 * box["width"] + dx, box["y"] + 0.45 * box["height"] + dy)
+        page.wait_for_timeout(1500)
+        if link.count():
+            break
+    shot(page, "alignment")
+    count = re.search(r"\d+", link.first.inner_text()).group()
+    link.first.click()
+    page.get_by_text(f"of {count} filtered (300 total)").wait_for(timeout=60_000)
+    settled(page)
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["imprint", "alignment", "robustness"])
+def test_audit_pages_open_cold_at_any_width(browser: Any, address: str, name: str) -> None:
+    for width, scheme in ((1300, "light"), (400, "light"), (1300, "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 1400}, color_scheme=scheme)
+        page.goto(f"{address}/{name}?dataset=Signet+demo")
+        page.wait_for_selector("[data-testid=stVegaLiteChart]", timeout=90_000)
+        settled(page)
+        assert page.get_by_role("heading", level=1).inner_text().lower() == name
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, f"{name} scrolls sideways by {overflow} px at {width}"
+        shot(page, f"{name}-{width}-{scheme}")
         page.close()

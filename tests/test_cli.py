@@ -60,6 +60,63 @@ def test_info_counts_what_is_there(filled: Path) -> None:
     assert info["flags"]["identical_responses"] == 1 and info["flags"]["empty_response"] == 1
 
 
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the bundled audit."""
+    home = tmp_path_factory.mktemp("audited") / "home"
+    assert ok(home, "demo")["loaded"]
+    return home
+
+
+def test_imprint_and_alignment_keep_their_contract(audited: Path) -> None:
+    call = ("imprint", "Signet demo", "--model", "builtin-post", "--labeler", "reading", "--taxonomy", "seal")
+    for mode in ("within", "pooled"):
+        found = ok(audited, *call, "--mode", mode)
+        assert found["mode"] == mode
+        for row in found["coefficients"]:
+            assert {"feature", "estimate", "std_error", "conf_low", "conf_high", "p_value", "p_adjusted", "n"} <= set(
+                row
+            )
+            assert row["conf_low"] <= row["estimate"] <= row["conf_high"]
+    found = ok(audited, "alignment", "Signet demo", "--before", "builtin-pre", "--after", "builtin-post")
+    assert {"alignment_before", "alignment_after", "n", "ties"} <= set(found)
+    assert [r["regime"] for r in found["regimes"]] == [
+        "stayed_aligned",
+        "became_aligned",
+        "stayed_misaligned",
+        "reversed",
+    ]
+    assert sum(r["n"] for r in found["regimes"]) == found["n"] == 300
+    assert all({"share", "agree", "disagree", "indifferent"} <= set(r) for r in found["regimes"])
+    named = ok(audited, "alignment", "Signet demo", "--before", "builtin-pre", "--after", "builtin-post",
+               "--labeler", "reading")  # fmt: skip
+    assert sum(r["agree"] + r["disagree"] + r["indifferent"] for r in named["regimes"]) == 300
+
+
+def test_the_other_audits_answer_in_json_and_in_words(audited: Path) -> None:
+    slices = ok(audited, "slices", "Signet demo", "--model", "builtin-pre", "--labeler", "reading", "--minimum", "30")
+    assert slices["searched"] > 50 and all(s["p_adjusted"] < 0.05 for s in slices["slices"])
+    suspects = ok(audited, "suspects", "Signet demo", "--model", "builtin-pre", "--most", "3")
+    assert len(suspects["pairs"]) == 3 and suspects["suspects"] > 3
+    scores = [row["score"] for row in suspects["pairs"]]
+    assert scores == sorted(scores, reverse=True)
+    reworded = ok(audited, "robustness", "Signet demo", "--model", "builtin-post", "--labeler", "builtin")
+    assert reworded["n"] == 20 and reworded["flips"]
+    done = signet(
+        audited, "imprint", "Signet demo", "--model", "builtin-post", "--labeler", "reading", "--taxonomy", "seal"
+    )
+    assert done.returncode == 0 and "std_error" in done.stdout and "harmless" in done.stdout
+    for words, sentence in (
+        (("imprint", "Signet demo", "--model", "nope", "--labeler", "reading", "--taxonomy", "seal"), "No rewards by"),
+        (("alignment", "Signet demo", "--before", "builtin-pre", "--after", "builtin-pre", "--labeler", "x"),
+         "No labels by"),
+        (("robustness", "Signet demo", "--model", "builtin-pre", "--rewriter", "x"), "No rewrites by"),
+        (("review", "Signet demo", "nope", "--verdict", "drop"), "no pair"),
+    ):  # fmt: skip
+        done = signet(audited, *words)
+        assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 def test_exports_are_long_tables_in_three_formats(filled: Path, tmp_path: Path) -> None:
     for what, columns in (
         ("rewards", ["pair_id", "side", "model", "reward"]),

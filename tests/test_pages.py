@@ -14,7 +14,7 @@ from engine.client import Client
 from engine.settings import ROOT
 from tests.conftest import wait_for
 
-PAGES = ("datasets", "values", "reward_models", "pairs", "jobs")
+PAGES = ("datasets", "values", "reward_models", "imprint", "alignment", "robustness", "pairs", "jobs")
 
 
 @pytest.fixture
@@ -46,8 +46,9 @@ def app(home: Path) -> Iterator[Any]:
 
 
 def text_of(page: AppTest) -> str:
+    """What a page says, without the backslashes that make texts plain."""
     parts = [*page.markdown, *page.caption, *page.title, *page.subheader, *page.info, *page.warning, *page.error]
-    return "\n".join(str(one.value) for one in parts)
+    return "\n".join(str(one.value) for one in parts).replace("\\", "")
 
 
 def test_the_bundled_audit_fills_every_page(app: Any) -> None:
@@ -72,6 +73,52 @@ def test_the_bundled_audit_fills_every_page(app: Any) -> None:
         assert "Signet demo" in text_of(app("values", labels=labels))
     for more in ("Compare with", "What occurs together", "By subset"):
         app("values", labels="seal by reading", more=more)
+
+
+def test_every_view_of_the_audit_pages_draws(app: Any) -> None:
+    """Imprint, Alignment and Robustness in every view, mode and labeler, on the bundled audit."""
+    for view in ("Table", "Two models", "SEAL's angle", "Bootstrap check"):
+        assert "most clearly" in text_of(app("imprint", view=view, labels="seal by reading"))
+    app("imprint", mode="pooled", raw="true")
+    app("imprint", dummies="true", controlled="false", correction="fdr_bh", models="builtin-post")
+    for labels in ("value_imprint by reading", "schwartz by builtin", "surface by surface"):
+        app("imprint", labels=labels)
+    for view in ("Regimes", "By stratum", "Why", "Slices", "Suspect pairs", "Angles"):
+        page = app("alignment", view=view, judge="seal by reading")
+        assert "builtin-post resists the preference in" in text_of(page)
+    app("alignment", view="By stratum", by="value", first="helpful")
+    app("alignment", view="Slices", least="20", before="builtin-post", after="builtin-pre")
+    for view in ("Flips", "Which flips matter", "By similarity"):
+        assert "Too few reworded pairs (20, fewer than 30)" in text_of(app("robustness", view=view))
+
+
+def test_audit_pages_name_the_job_that_would_fill_them(app: Any, home: Path, sample_file: Path) -> None:
+    with Client(home) as client:
+        wait_for(client, client.call("import", source=str(sample_file), name="bare")["job"])
+    assert any("Label" in b.label for b in app("imprint", dataset="bare").button)
+    assert any("Score with" in b.label for b in app("alignment", dataset="bare").button)
+    assert "reworded yet" in text_of(app("robustness", dataset="bare"))
+    with Client(home) as client:
+        wait_for(client, client.call("score", dataset="bare", model="builtin-post")["job"])
+        wait_for(client, client.call("label", dataset="bare", labeler="builtin", taxonomy_name="seal")["job"])
+    small = app("imprint", dataset="bare")
+    assert not small.error and "Imprint" in small.title[0].value
+    assert "Too few pairs scored by both models (6, fewer than 30)" in text_of(app("alignment", dataset="bare"))
+
+
+def test_a_review_on_the_page_is_kept(app: Any, home: Path) -> None:
+    from engine import commands
+    from pages import shared
+
+    page = app("alignment", view="Suspect pairs", judge="seal by reading", against="builtin-pre")
+    assert "suspect pairs" in text_of(page)
+    store = shared._owner(str(home)).store
+    frame = page.dataframe[0].value
+    commands.review(store, "Signet demo", [str(frame["pair_id"].iloc[0])], "drop")
+    again = app("alignment", view="Suspect pairs", judge="seal by reading", against="builtin-pre")
+    assert again.dataframe[0].value["review"].iloc[0] == "drop"
+    next(b for b in again.button if b.label == "Prepare a clean dataset").click().run()
+    assert "left out" in text_of(again)
 
 
 def test_numbers_on_the_page_are_those_of_the_command_line(app: Any, home: Path) -> None:
