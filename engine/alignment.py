@@ -113,12 +113,12 @@ RATIOS = (0.0, 0.5, 0.8, 1.25, 2.0, math.inf)
 def ratio_groups(chars: NDArray[np.int32]) -> list[tuple[str, float, float, Mask]]:
     """Groups by length of the chosen response over that of the rejected one: name, min, max (exclusive), mask."""
     ratio = (chars[:, 0] + 1.0) / (chars[:, 1] + 1.0)
-    names = ("less than half as long", "half to 0.8", "0.8 to 1.25", "1.25 to twice", "at least twice as long")
+    names = ("less than half as long", "0.5 to 0.8 times as long", "0.8 to 1.25 times as long",
+             "1.25 to 2 times as long", "at least twice as long")  # fmt: skip
     return [
-        (f"chosen {name}" if "long" in name else f"chosen {name} times as long", low, high,
-         (ratio >= low) & (ratio < high))
+        (f"chosen {name}", low, high, (ratio >= low) & (ratio < high))
         for name, low, high in zip(names, RATIOS, RATIOS[1:])
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True, slots=True)

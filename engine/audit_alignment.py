@@ -12,9 +12,10 @@ import pandas as pd
 
 from engine import alignment, angles, catalog, columns, design_frames, imprint, predicates, slices
 from engine.design import Column, Design
+from engine.design_frames import WHOLE, Part
 from engine.filters import Filter
 from engine.imprint import Imprint
-from engine.intervals import Estimate, McNemar, mcnemar, wilson
+from engine.intervals import Estimate, McNemar, kappa, mcnemar, wilson
 from engine.suspects import suspects
 
 HEAT_BINS = 40
@@ -25,7 +26,8 @@ class Preference:
     """The labeler's preference over its n judged pairs: counts, and agreement among the decisive ones.
 
     `conflicts`: pairs in which the order of the targets decides. `with_after`: agreement with the second model's
-    preference (ties of the model left out); `test`: McNemar's, model against labeler, both against people.
+    preference (ties of the model left out), and Cohen's kappa of it; `test`: McNemar's, model against labeler, both
+    against people.
     """
 
     order: tuple[str, ...]
@@ -36,6 +38,7 @@ class Preference:
     conflicts: int
     with_people: Estimate
     with_after: Estimate
+    kappa_with_after: Estimate
     after_with_people: Estimate
     test: McNemar
 
@@ -78,10 +81,10 @@ class Judged:
 
 def _judged(
     con: duckdb.DuckDBPyConnection, dataset_id: int, models: Sequence[catalog.Model],
-    labelers: tuple[catalog.Labeler, ...], order: tuple[str, ...], subset: str | None,
+    labelers: tuple[catalog.Labeler, ...], order: tuple[str, ...], part: Part,
 ) -> Judged:  # fmt: skip
     """The pairs that every model has scored; the first labeler's targets decide its preference."""
-    design = design_frames.load(con, dataset_id, [columns.source_of(one) for one in labelers], models, subset)
+    design = design_frames.load(con, dataset_id, [columns.source_of(one) for one in labelers], models, part)
     design = design.where(np.all(np.isfinite(design.rewards), axis=(1, 2)))
     targets = columns.targets(design, 0, order) if labelers else []
     if not targets:
@@ -114,7 +117,9 @@ def _preference(judged: Judged, aligned: alignment.Mask, tied: alignment.Mask) -
     only_model, only_labeler = int((decisive & aligned & ~agrees).sum()), int((decisive & ~aligned & agrees).sum())
     return Preference(
         judged.order, int(known.sum()), counts[0], counts[1], counts[2], judged.conflicts, wilson(counts[0], n),
-        wilson(int(same.sum()), int(clear.sum())), wilson(int((decisive & aligned).sum()), n),
+        wilson(int(same.sum()), int(clear.sum())),
+        kappa([[int((clear & (aligned == a) & (agrees == b)).sum()) for b in (True, False)] for a in (True, False)]),
+        wilson(int((decisive & aligned).sum()), n),
         mcnemar(only_model, only_labeler, n),
     )  # fmt: skip
 
@@ -149,13 +154,16 @@ def _heat(before: np.ndarray, after: np.ndarray) -> tuple[pd.DataFrame, pd.DataF
 
 def audit(
     con: duckdb.DuckDBPyConnection, dataset_id: int, before: catalog.Model, after: catalog.Model,
-    labelers: tuple[catalog.Labeler, ...] = (), order: tuple[str, ...] = (), subset: str | None = None,
+    labelers: tuple[catalog.Labeler, ...] = (), order: tuple[str, ...] = (), part: Part = WHOLE,
 ) -> Alignment:  # fmt: skip
     """Everything the alignment page shows but regressions and searches. The first labeler gives the preference."""
     total_row = con.execute(
-        "SELECT count(*) FROM pairs WHERE dataset_id = ? AND rejected IS NOT NULL", [dataset_id]
+        """SELECT count(*) FROM pairs WHERE dataset_id = $d AND rejected IS NOT NULL
+            AND ($subset IS NULL OR coalesce(subset, '') = $subset) AND ($split IS NULL OR coalesce(split, '') = $split)
+        """,
+        {"d": dataset_id, "subset": part.subset, "split": part.split},
     ).fetchone()
-    judged = _judged(con, dataset_id, (before, after), labelers, order, subset)
+    judged = _judged(con, dataset_id, (before, after), labelers, order, part)
     design = judged.design
     margins = design.margins()
     was, now = margins[:, 0] > 0, margins[:, 1] > 0
@@ -198,14 +206,14 @@ class Resistance:
 
 def resistance(
     con: duckdb.DuckDBPyConnection, dataset_id: int, model: catalog.Model, labels: catalog.Labeler,
-    style: catalog.Labeler | None = None, controlled: bool = True, subset: str | None = None, correction: str = "holm",
+    style: catalog.Labeler | None = None, controlled: bool = True, part: Part = WHOLE, correction: str = "holm",
 ) -> Resistance:  # fmt: skip
     """Eq 3: 1 where the model's reward(chosen) <= reward(rejected), on both sides' features, clustered by prompt."""
     surface = labels.taxonomy == columns.SURFACE
     sources = [columns.source_of(labels)]
     if controlled and style is not None and not surface:
         sources.append(columns.source_of(style, columns.STYLE))
-    design = design_frames.load(con, dataset_id, sources, (model,), subset)
+    design = design_frames.load(con, dataset_id, sources, (model,), part)
     found, left_out = columns.features(design, 0, prompt_too=True)
     extra = columns.controls(design, 1 if len(sources) > 1 else None) if controlled and not surface else []
     here = design.where(design.complete([*found, *extra], [0]))
@@ -220,10 +228,10 @@ def resistance(
 def find_slices(
     con: duckdb.DuckDBPyConnection, dataset_id: int, model: catalog.Model, labelers: tuple[catalog.Labeler, ...],
     order: tuple[str, ...] = (), minimum: int = slices.MINIMUM_SLICE, correction: str = "holm",
-    subset: str | None = None,
+    part: Part = WHOLE,
 ) -> slices.Search:  # fmt: skip
     """Where the model resists most, over everything that the labelers, subsets and lengths can say about a pair."""
-    judged = _judged(con, dataset_id, (model,), labelers, order, subset)
+    judged = _judged(con, dataset_id, (model,), labelers, order, part)
     misaligned = judged.design.margins()[:, 0] <= 0
     return slices.search(_all_predicates(judged), misaligned, minimum, correction)
 
@@ -236,7 +244,7 @@ def find_suspects(
 
     Columns: pair_no, pair_id, subset, score, a margin a model, reasons, review (keep, swap, drop or empty), prompt.
     """
-    judged = _judged(con, dataset_id, models, (labels,) if labels else (), order, None)
+    judged = _judged(con, dataset_id, models, (labels,) if labels else (), order, WHOLE)
     design = judged.design
     verdict = judged.verdict if labels is not None else None
     if labels is not None and verdict is None:

@@ -13,6 +13,7 @@ import pandas as pd
 from engine import angles, catalog, columns, design_frames, imprint
 from engine.alignment import split_side
 from engine.design import Array, Column, Design
+from engine.design_frames import WHOLE, Part
 from engine.imprint import VIF_LIMIT, Imprint
 from engine.intervals import MINIMUM_N, correct
 
@@ -23,7 +24,7 @@ class Setting:
 
     labeler: catalog.Labeler
     style: catalog.Labeler | None = None
-    subset: str | None = None
+    part: Part = WHOLE
     features: tuple[str, ...] | None = None
     dummies: bool = False
     correction: str = "holm"
@@ -69,7 +70,7 @@ def _load(
     style = None if surface else setting.style
     if style is not None:
         sources.append(columns.source_of(style, columns.STYLE))
-    design = design_frames.load(con, dataset_id, sources, models, setting.subset)
+    design = design_frames.load(con, dataset_id, sources, models, setting.part)
     found, left_out = columns.features(design, 0, setting.features, setting.dummies)
     extra = columns.controls(design, 1 if style is not None else None)
     if surface:  # its own length features are the controls already

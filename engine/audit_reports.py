@@ -11,6 +11,7 @@ import pandas as pd
 
 from engine import alignment as regimes
 from engine import audit_alignment, audit_imprint, audit_robustness, catalog, columns, design_frames
+from engine.design_frames import Part
 from engine.intervals import Estimate
 from engine.records import SignetError
 
@@ -53,15 +54,16 @@ def _labels(con: duckdb.DuckDBPyConnection, dataset_id: int, name: str, taxonomy
 
 def imprint(
     con: duckdb.DuckDBPyConnection, dataset: str, model: str, labeler: str, taxonomy: str, mode: str = "within",
-    subset: str | None = None, correction: str = "holm", dummies: bool = False,
+    subset: str | None = None, split: str | None = None, correction: str = "holm", dummies: bool = False,
+    standardised: bool = False,
 ) -> Result:  # fmt: skip
-    """Eq 1 for one model in units of its reward: `coefficients` of the features alone, `controlled` with length and
-    style held equal (within mode only). Divide by `margin_sd` to compare models."""
+    """Eq 1 for one model: `coefficients` of the features alone, `controlled` with length and style held equal (within
+    mode only). In units of the reward, or `standardised`: divided by `margin_sd`, so that models compare."""
     data = catalog.dataset(con, dataset)
     labels = catalog.labeler(con, data.dataset_id, labeler, taxonomy)
     one = catalog.model(con, data.dataset_id, model)
     setting = audit_imprint.Setting(
-        labels, columns.style_labels(con, data.dataset_id), subset, None, dummies, correction
+        labels, columns.style_labels(con, data.dataset_id), Part(subset, split), None, dummies, correction
     )
     found = audit_imprint.model_imprints(con, data.dataset_id, setting, (one,), mode)[0]
     if not found.plain.coefficients:
@@ -72,27 +74,28 @@ def imprint(
     keep = [*TIDY[:1], "title", *TIDY[1:], "vif"]
     result: Result = {
         "dataset": data.name, "model": one.label, "labeler": labels.label, "taxonomy": labels.taxonomy, "mode": mode,
-        "units": "reward", "margin_sd": _plain(found.margin_sd), "n": found.plain.n, "clusters": found.plain.clusters,
+        "units": "SD of the margin" if standardised else "reward", "margin_sd": _plain(found.margin_sd),
+        "n": found.plain.n, "clusters": found.plain.clusters,
         "total": found.total, "scored": found.scored, "labelled": found.labelled,
         "correction": "bonferroni" if mode == "pooled" else correction, "r_squared": _plain(found.plain.r_squared),
-        "coefficients": _rows(found.table(controlled=False, raw=True), keep), "left_out": found.left_out,
+        "coefficients": _rows(found.table(controlled=False, raw=not standardised), keep), "left_out": found.left_out,
     }  # fmt: skip
     if found.controlled is not None:
         result["controls"] = list(found.control_names)
-        result["controlled"] = _rows(found.table(controlled=True, raw=True), keep)
+        result["controlled"] = _rows(found.table(controlled=True, raw=not standardised), keep)
     return result
 
 
 def alignment(
     con: duckdb.DuckDBPyConnection, dataset: str, before: str, after: str, labeler: str | None = None,
-    taxonomy: str | None = None, order: str = "", subset: str | None = None,
+    taxonomy: str | None = None, order: str = "", subset: str | None = None, split: str | None = None,
 ) -> Result:  # fmt: skip
     """Two models against people, and against a labeler where one is named: scores, ties, regimes, strata."""
     data = catalog.dataset(con, dataset)
     one, two = (catalog.model(con, data.dataset_id, name) for name in (before, after))
     labelers = (_labels(con, data.dataset_id, labeler, taxonomy),) if labeler else ()
     wanted = tuple(name.strip() for name in order.split(",") if name.strip())
-    found = audit_alignment.audit(con, data.dataset_id, one, two, labelers, wanted, subset)
+    found = audit_alignment.audit(con, data.dataset_id, one, two, labelers, wanted, Part(subset, split))
     if found.n == 0:
         raise SignetError(f"No pair of {dataset} is scored by both {before} and {after}.")
     result: Result = {
@@ -114,6 +117,8 @@ def alignment(
             "agreement_with_people_interval": _share(judged.with_people),
             "agreement_with_after": _plain(judged.with_after.estimate),
             "agreement_with_after_interval": _share(judged.with_after),
+            "kappa_with_after": _plain(judged.kappa_with_after.estimate),
+            "kappa_with_after_interval": _share(judged.kappa_with_after),
         }  # fmt: skip
     elif labelers:
         raise SignetError(
@@ -135,14 +140,16 @@ def _every_labeler(
 
 def slices(
     con: duckdb.DuckDBPyConnection, dataset: str, model: str, labeler: str | None = None, taxonomy: str | None = None,
-    minimum: int = 50, correction: str = "holm",
+    minimum: int = 50, correction: str = "holm", subset: str | None = None, split: str | None = None,
 ) -> Result:  # fmt: skip
     """Where a model resists most; see engine.slices."""
     data = catalog.dataset(con, dataset)
     one = catalog.model(con, data.dataset_id, model)
     first = _labels(con, data.dataset_id, labeler, taxonomy) if labeler else None
     labelers = _every_labeler(con, data.dataset_id, first)
-    found = audit_alignment.find_slices(con, data.dataset_id, one, labelers, (), minimum, correction)
+    found = audit_alignment.find_slices(
+        con, data.dataset_id, one, labelers, (), minimum, correction, Part(subset, split)
+    )
     return {
         "dataset": data.name, "model": one.label, "n": found.n, "misaligned": found.misaligned,
         "searched": found.searched, "minimum": found.minimum,

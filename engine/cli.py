@@ -233,6 +233,11 @@ def _labeler(made: argparse.ArgumentParser, required: bool = False) -> None:
     made.add_argument("--taxonomy", required=required, help="seal, value_imprint, ...")
 
 
+def _part(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--subset", help="only pairs of this subset")
+    made.add_argument("--split", help="only pairs of this split")
+
+
 def _correction(made: argparse.ArgumentParser) -> None:
     made.add_argument("--correction", choices=CORRECTIONS, default="holm", help="for many tests: holm or fdr_bh")
 
@@ -240,7 +245,8 @@ def _correction(made: argparse.ArgumentParser) -> None:
 def _audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that only read."""
     made = command(
-        "imprint", _audit("model", "labeler", "taxonomy", "mode", "subset", "correction", "dummies"),
+        "imprint",
+        _audit("model", "labeler", "taxonomy", "mode", "subset", "split", "correction", "dummies", "standardised"),
         "What a reward model rewards (SEAL, Eq 1).",
         "imprint hh --model builtin-post --labeler builtin --taxonomy seal",
     )  # fmt: skip
@@ -249,12 +255,15 @@ def _audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     _labeler(made, required=True)
     made.add_argument("--mode", choices=("within", "pooled"), default="within",
                       help="within pairs, clustered by prompt; or pooled, as SEAL's authors ran it")  # fmt: skip
-    made.add_argument("--subset")
+    _part(made)
     _correction(made)
     made.add_argument("--dummies", action="store_true", help="levels of ternary features instead of a line")
+    made.add_argument(
+        "--standardised", action="store_true", help="in SDs of the model's margin, so that models compare"
+    )
 
     made = command(
-        "alignment", _audit("before", "after", "labeler", "taxonomy", "order", "subset"),
+        "alignment", _audit("before", "after", "labeler", "taxonomy", "order", "subset", "split"),
         "Where two models resist the preferences.", "alignment hh --before builtin-pre --after builtin-post",
     )  # fmt: skip
     made.add_argument("dataset")
@@ -262,15 +271,16 @@ def _audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--after", required=True, metavar="MODEL")
     _labeler(made)
     made.add_argument("--order", default="", help="target features, the deciding one first: harmless,helpful")
-    made.add_argument("--subset")
+    _part(made)
 
     made = command(
-        "slices", _audit("model", "labeler", "taxonomy", "minimum", "correction"),
+        "slices", _audit("model", "labeler", "taxonomy", "minimum", "correction", "subset", "split"),
         "Search for slices in which a model resists most.", "slices hh --model builtin-post --labeler builtin",
     )  # fmt: skip
     made.add_argument("dataset")
     made.add_argument("--model", required=True)
     _labeler(made)
+    _part(made)
     made.add_argument("--minimum", type=_positive, default=50, help="least number of pairs in a slice")
     _correction(made)
 

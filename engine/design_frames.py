@@ -23,6 +23,17 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which pairs of a dataset: of one subset, of one split, or all (None)."""
+
+    subset: str | None = None
+    split: str | None = None
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Labels to put into a design: one labeler's, of one taxonomy; `features` by stored name, None for all."""
 
@@ -212,15 +223,17 @@ def _base(found: dict[str, Any]) -> dict[str, Any]:
 
 def load(
     con: duckdb.DuckDBPyConnection, dataset_id: int, sources: Sequence[Source], models: Sequence[catalog.Model],
-    subset: str | None = None,
+    part: Part = WHOLE,
 ) -> Design:  # fmt: skip
-    """The wide table of a dataset's pairs (of one subset): labels of the sources, rewards of the models.
+    """The wide table of a dataset's pairs (or a part of them): labels of the sources, rewards of the models.
 
     Every pair is in it, whether labelled and scored or not; `Design.complete` says which are.
     """
     names = _subset_names(con, dataset_id)
     listed = "(VALUES " + ", ".join("(?, ?)" for _ in names) + ") AS s(name, code)" if names else ""
-    condition = "AND coalesce(p.subset, '') = ?" if subset is not None else ""
+    chosen_part = {"subset": part.subset, "split": part.split}
+    wanted = {name: value for name, value in chosen_part.items() if value is not None}
+    condition = " ".join(f"AND coalesce(p.{name}, '') = ?" for name in wanted)
     parameters = [value for code, name in enumerate(names) for value in (name, code)]
     found = _sorted_pairs(
         con,
@@ -228,7 +241,7 @@ def load(
         SELECT p.pair_no, p.prompt_id, s.code AS subset, p.chosen, p.rejected FROM pairs p
         JOIN {listed or "(SELECT '' AS name, 0 AS code) AS s"} ON s.name = coalesce(p.subset, '')
         WHERE p.dataset_id = ? AND p.rejected IS NOT NULL {condition}""",
-        [*parameters, dataset_id, *([subset] if subset is not None else [])],
+        [*parameters, dataset_id, *wanted.values()],
     )
     return _assemble(con, _base(found), tuple(names), found["chosen"], found["rejected"], sources, models)
 

@@ -68,6 +68,22 @@ def mcnemar(only_a: int, only_b: int, n: int) -> McNemar:
     return McNemar(only_a, only_b, n, Estimate(difference, difference - half, difference + half, n), p)
 
 
+def kappa(table: Sequence[Sequence[int]]) -> Estimate:
+    """Cohen's kappa of two raters from a square table of counts, with its large-sample 95% interval (Fleiss 1969).
+
+    NaN where both always say the same: agreement by chance is then certain.
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    counts = np.asarray(table, dtype=float)
+    n = int(counts.sum())
+    chance = float((counts.sum(axis=0) * counts.sum(axis=1)).sum()) / n**2 if n else 1.0
+    if chance >= 1.0:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    found = cohens_kappa(counts)
+    return Estimate(float(found.kappa), float(found.kappa_low), float(found.kappa_upp), n)
+
+
 CORRECTIONS = ("holm", "fdr_bh")
 
 

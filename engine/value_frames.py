@@ -116,10 +116,19 @@ def cooccurrence(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: in
     ).df()
 
 
-def subsets(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[str]:
-    """The dataset's subsets by size, at most 200."""
+def _groups(con: duckdb.DuckDBPyConnection, dataset_id: int, column: str) -> list[str]:
     rows = con.execute(
-        "SELECT subset FROM pairs WHERE dataset_id = ? GROUP BY subset ORDER BY count(*) DESC, subset LIMIT 200",
+        f"SELECT {column} FROM pairs WHERE dataset_id = ? GROUP BY {column} ORDER BY count(*) DESC, {column} LIMIT 200",
         [dataset_id],
     ).fetchall()
-    return [str(row[0]) for row in rows]
+    return [str(row[0] or "") for row in rows]
+
+
+def subsets(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[str]:
+    """The dataset's subsets by size, at most 200."""
+    return _groups(con, dataset_id, "subset")
+
+
+def splits(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[str]:
+    """The dataset's splits by size, at most 200."""
+    return _groups(con, dataset_id, "split")

@@ -53,7 +53,7 @@ if judges:
     titles = {f.name: f.title for f in targets}
     default = sorted(titles, key=lambda name: (name != "harmless", list(titles).index(name)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        subset = shared.subset_choice(data)
+        part = shared.part_choice(data)
         first = st.segmented_control(
             "Target that decides first", default, default=default[0], format_func=titles.__getitem__, key="first",
             bind="query-params", required=True,
@@ -62,7 +62,7 @@ if judges:
         correction = shared.correction_choice()
     order = (str(first), *(name for name in default if name != first))
 else:
-    subset = shared.subset_choice(data)
+    part = shared.part_choice(data)
     correction = "holm"
 others: list[catalog.Labeler] = []
 for one in sorted(labelers, key=lambda b: -b.n_entries):
@@ -71,7 +71,7 @@ for one in sorted(labelers, key=lambda b: -b.n_entries):
         others.append(one)
 every_labeler = (*([judge] if judge else []), *others)
 
-found = shared.read(audit_alignment.audit, data.dataset_id, before, after, every_labeler, order, subset)
+found = shared.read(audit_alignment.audit, data.dataset_id, before, after, every_labeler, order, part)
 shared.provenance(
     data, f"{before.label} ({before.revision[:7]}) → {after.label} ({after.revision[:7]})",
     *(f"{b.taxonomy} by {b.label}" for b in every_labeler),
@@ -81,7 +81,7 @@ if judge is not None:
 if found.n == 0:
     st.info(f"No pair has been scored by both models yet (of {found.total:,}); this page fills as the jobs go.")
     st.stop()
-if found.n < found.total and subset is None:
+if found.n < found.total:
     st.caption(f"{found.n:,} of {found.total:,} pairs are scored by both models; the rest is left out.")
 
 with st.container(horizontal=True):
@@ -146,7 +146,9 @@ if view == "Regimes":
                 f"agreement: agree / (agree + disagree) of {judge.label if judge else ''}; indifferent pairs are "
                 f"counted beside it. Of {p.n:,} judged pairs it prefers the chosen answer in {p.chosen:,}, the "
                 f"rejected in {p.rejected:,}, is indifferent in {p.indifferent:,}; the order of targets decides "
-                f"{p.conflicts:,}. Where decisive it agrees with {found.after} in {interval_text(p.with_after)}."
+                f"{p.conflicts:,}. Where decisive it agrees with {found.after} in {interval_text(p.with_after)}; "
+                f"Cohen's kappa {p.kappa_with_after.estimate:.2f} "
+                f"[{p.kappa_with_after.conf_low:.2f}, {p.kappa_with_after.conf_high:.2f}]."
             )
         )
     if row is not None:
@@ -200,7 +202,7 @@ if view == "Why":
         st.stop()
     controlled = st.toggle("Hold length and style equal", value=True, key="controlled", bind="query-params")
     style = shared.read(columns.style_labels, data.dataset_id)
-    why = shared.read(audit_alignment.resistance, data.dataset_id, after, judge, style, controlled, subset, correction)
+    why = shared.read(audit_alignment.resistance, data.dataset_id, after, judge, style, controlled, part, correction)
     if not why.logit.odds:
         st.info(f"Too few pairs: {why.logit.n:,} are scored and labelled, {why.logit.events:,} of them resisted.")
     else:
@@ -211,13 +213,24 @@ if view == "Why":
         effects = frame.assign(estimate=frame["effect"], conf_low=frame["effect_low"], conf_high=frame["effect_high"])
         ranks = effects.groupby("title")["estimate"].agg(lambda v: v.abs().max()).sort_values(ascending=False)
         effects = effects.sort_values("title", key=lambda s: s.map(ranks), ascending=False, kind="stable")
-        shared.chart(
-            charts.forest(effects, "change in the probability of resistance", "side", by_side=True, percent=True),
+        clicked = shared.chart(
+            charts.forest(effects, "change in the probability of resistance", "side", pick=["feature", "side"],
+                          by_side=True, percent=True),
             "Average marginal effects of every feature of both answers, with 95% intervals.",
             f"Eq 3 as a logit, n = {why.logit.n:,} ({why.logit.events:,} resisted), errors clustered by prompt. Blue: "
             "the chosen answer has the feature; vermilion: the rejected one; grey where the interval crosses zero.",
-            frame, "why",
+            frame, "why", True,
         )  # fmt: skip
+        of_style = clicked is not None and clicked["feature"] in columns.STYLE
+        source = style if of_style else judge
+        if clicked and source is not None and clicked["feature"] != "length":
+            shows = Filter.of("label", taxonomy=source.taxonomy, labeler=source.label, feature=clicked["feature"],
+                              side=clicked["side"], value=1)  # fmt: skip
+            what = f"{clicked['side']} shows {clicked['feature']}"
+            with st.container(horizontal=True):
+                shared.pairs_link(what, [shows])
+                shared.pairs_link(f"... and {after.label} resists",
+                                  [shows, Filter.of("aligned", model=after.label, value="no")])  # fmt: skip
         st.dataframe(
             frame[["title", "side", "odds_ratio", "odds_low", "odds_high", "effect", "effect_low", "effect_high",
                    "p_value", "p_adjusted", "n"]],
@@ -236,7 +249,7 @@ if view == "Why":
 if view == "Slices":
     minimum = st.number_input("Least number of pairs in a slice", 20, 100_000, 50, 10, key="least", bind="query-params")
     result = shared.read(
-        audit_alignment.find_slices, data.dataset_id, after, every_labeler, order, int(minimum), correction, subset
+        audit_alignment.find_slices, data.dataset_id, after, every_labeler, order, int(minimum), correction, part
     )
     if not result.slices:
         st.info(

@@ -31,7 +31,7 @@ if labels is None or not models:
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    subset = shared.subset_choice(data)
+    part = shared.part_choice(data)
     mode = st.segmented_control(
         "Estimate", ["within", "pooled"], default="within", key="mode", bind="query-params", required=True,
         format_func={"within": "Within pairs", "pooled": "As SEAL's authors ran it"}.__getitem__,
@@ -45,7 +45,7 @@ with st.container(horizontal=True):
     dummies = st.toggle("Graded features by level", value=False, key="dummies", bind="query-params")
 
 style = shared.read(columns.style_labels, data.dataset_id)
-setting = audit_imprint.Setting(labels, style, subset, None, dummies, correction)
+setting = audit_imprint.Setting(labels, style, part, None, dummies, correction)
 found = shared.read(audit_imprint.model_imprints, data.dataset_id, setting, tuple(models), mode)
 shared.provenance(data, f"{labels.taxonomy} by {labels.label}", *(f"{m.label} ({m.revision[:7]})" for m in models))
 shared.draft_warning(labels)

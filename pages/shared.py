@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from engine import bundle, catalog, commands, export, heads, taxonomy, value_frames
+from engine.design_frames import Part
 from engine.diff import marked
 from engine.owner import Owner
 from engine.records import SignetError
@@ -288,13 +289,15 @@ def correction_choice() -> str:
     )
 
 
-def subset_choice(data: catalog.Dataset) -> str | None:
-    """One subset or all, kept in the address; no widget where there is only one."""
-    names = read(value_frames.subsets, data.dataset_id)
-    if len(names) < 2:
-        return None
-    choice = st.selectbox("Subset", ["all", *names], key="subset", bind="query-params")
-    return None if choice == "all" else choice
+def part_choice(data: catalog.Dataset) -> Part:
+    """One subset and one split, or all, kept in the address; no widget where there is only one."""
+    found = {}
+    for column in ("subset", "split"):
+        names = read(getattr(value_frames, f"{column}s"), data.dataset_id)
+        if len(names) > 1:
+            choice = st.selectbox(column.capitalize(), ["all", *names], key=column, bind="query-params")
+            found[column] = None if choice == "all" else choice
+    return Part(**found)
 
 
 def style_note(data: catalog.Dataset, style: catalog.Labeler | None) -> None:

@@ -212,3 +212,23 @@ def test_compare_is_the_difference_with_a_wider_interval(
     for title, row in found.iterrows():
         assert row.estimate == pytest.approx(row.one - row.other)
         assert row.conf_high - row.conf_low > own[str(title)].conf_high - own[str(title)].conf_low
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=4, max_size=4))
+def test_kappa_equals_scikit_learn(cells: list[int]) -> None:
+    """Cohen's kappa to 1e-10 against scikit-learn on the same cases; the interval holds it; NaN without variation."""
+    from sklearn.metrics import cohen_kappa_score
+
+    from engine.intervals import kappa
+
+    a, b, c, d = cells
+    found = kappa([[a, b], [c, d]])
+    one, other = [0] * (a + b) + [1] * (c + d), [0] * a + [1] * b + [0] * c + [1] * d
+    assert found.n == len(one)
+    if len(set(one) | set(other)) < 2 or not one:
+        assert math.isnan(found.estimate)
+        return
+    expected = cohen_kappa_score(one, other)
+    assert found.estimate == pytest.approx(expected, abs=1e-10) or math.isnan(expected)
+    assert found.conf_low <= found.estimate + 1e-12 and found.estimate <= found.conf_high + 1e-12
