@@ -1,7 +1,7 @@
 """Builds the wide table of an audit (engine.design) out of the store's long tables.
 
-SQL packs an entry's discrete labels into 64-bit words, one aggregate whatever the number of features; entry ids are
-small dense integers, so that sides and rewards are then looked up by position, without joins.
+An entry's discrete labels come packed in 64-bit words (engine.packing); entry ids are small dense integers, so that
+sides and rewards are then looked up by position, without joins.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from engine import catalog
 from engine.design import Column, Design, Reworded
+from engine.packing import pack, width
 
 LENGTH = "length"
-WORD_BITS = 63  # an aggregate of signed 64-bit integers is the fastest
 Ids = NDArray[np.int64]
 
 
@@ -57,20 +57,11 @@ def _dense(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any], low:
     return dense
 
 
-def _width(kind: str, classes: int) -> tuple[int, int]:
-    """Bits and lowest value of a discrete feature."""
-    if kind == "boolean":
-        return 1, 0
-    if kind in ("ternary", "signed"):
-        return 2, -1
-    return max(1, (classes - 1).bit_length()), 0
-
-
 def _columns(feature: catalog.FeatureRow, prefix: str, source: int, word: int, shift: int) -> list[Column]:
     if feature.kind == "numeric":
         return [Column(prefix + feature.name, feature.title, "numeric", feature.role, feature.scope, feature.name,
                        source, word)]  # fmt: skip
-    bits, low = _width(feature.kind, len(feature.classes))
+    bits, low = width(feature.kind, len(feature.classes))
     common = dict(role=feature.role, scope=feature.scope, feature=feature.name, source=source, word=word, shift=shift,
                   bits=bits, low=low)  # fmt: skip
     if feature.kind == "category":
@@ -89,69 +80,6 @@ def _columns(feature: catalog.FeatureRow, prefix: str, source: int, word: int, s
     return found
 
 
-def labelled_features(con: duckdb.DuckDBPyConnection, source: Source, low: int, high: int) -> list[catalog.FeatureRow]:
-    """The source's features that have labels for at least half as many entries as its best covered one."""
-    rows = con.execute(
-        "SELECT feature_id, count(*) FROM labels WHERE labeler_id = ? AND entry_id BETWEEN ? AND ? GROUP BY feature_id",
-        [source.labeler_id, low, high],
-    ).fetchall()
-    counts = {int(f): int(n) for f, n in rows}
-    every = [
-        f for f in catalog.features(con, source.taxonomy_id) if source.features is None or f.name in source.features
-    ]
-    most = max((counts.get(f.feature_id, 0) for f in every), default=0)
-    return [f for f in every if most and counts.get(f.feature_id, 0) >= most / 2]
-
-
-def _packed(
-    con: duckdb.DuckDBPyConnection, source: Source, features: list[catalog.FeatureRow], low: int, high: int
-) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.bool_], list[tuple[catalog.FeatureRow, int, int]]]:
-    """Words (entries, W), numbers (entries, M) and completeness of one source, with every feature's place."""
-    places: list[tuple[catalog.FeatureRow, int, int]] = []
-    word, shift, number = 0, 0, 0
-    for feature in features:
-        if feature.kind == "numeric":
-            places.append((feature, number, 0))
-            number += 1
-            continue
-        bits, _ = _width(feature.kind, len(feature.classes))
-        if shift + bits > WORD_BITS:
-            word, shift = word + 1, 0
-        places.append((feature, word, shift))
-        shift += bits
-    discrete = [place for place in places if place[0].kind != "numeric"]
-    size = high - low + 1
-    words = np.zeros((size, max((w for _, w, _ in discrete), default=-1) + 1), dtype=np.uint64)
-    complete = np.ones(size, dtype=bool)
-    for w in range(words.shape[1]):
-        mine = [(f, s) for f, where, s in discrete if where == w]
-        rows = ", ".join(f"({f.feature_id}, {_width(f.kind, len(f.classes))[1]}, {s})" for f, s in mine)
-        found = con.execute(
-            f"""
-            SELECT entry_id, bit_or((l.value - m.low)::BIGINT << m.shift) AS word, count(*)::UTINYINT AS n
-            FROM labels l JOIN (VALUES {rows}) AS m(feature_id, low, shift) USING (feature_id)
-            WHERE l.labeler_id = ? AND l.entry_id BETWEEN ? AND ? GROUP BY entry_id
-            """,
-            [source.labeler_id, low, high],
-        ).fetchnumpy()
-        at = found["entry_id"] - low
-        words[at, w] = np.asarray(found["word"]).astype(np.uint64)
-        counts = np.zeros(size, dtype=np.uint8)
-        counts[at] = np.asarray(found["n"])
-        complete &= counts == len(mine)
-    numbers = np.full((size, number), np.nan, dtype=np.float32)
-    for feature, m, _ in (place for place in places if place[0].kind == "numeric"):
-        numbers[:, m] = _dense(
-            con,
-            "SELECT entry_id, value::FLOAT AS v FROM labels "
-            "WHERE feature_id = ? AND labeler_id = ? AND entry_id BETWEEN ? AND ?",
-            [feature.feature_id, source.labeler_id, low, high], low, high, np.float32(np.nan),
-        )  # fmt: skip
-    if not discrete:
-        complete &= np.isfinite(numbers).any(axis=1)
-    return words, numbers, complete, places
-
-
 def _assemble(
     con: duckdb.DuckDBPyConnection, base: dict[str, Any], subsets: tuple[str, ...], chosen: Ids, rejected: Ids,
     sources: Sequence[Source], models: Sequence[catalog.Model],
@@ -168,20 +96,21 @@ def _assemble(
     known = np.ones((len(chosen), len(sources)), dtype=bool)
     seen = {LENGTH}
     for i, source in enumerate(sources):
-        features = labelled_features(con, source, low, high)
-        if not features:
+        every = catalog.features(con, source.taxonomy_id)
+        wanted = [f for f in every if source.features is None or f.name in source.features]
+        packed = pack(con, source.labeler_id, wanted, low, high)
+        if not packed.places:
             known[:, i] = False
             continue
-        packed, floats, complete, places = _packed(con, source, features, low, high)
         first_word, first_number = sum(w.shape[2] for w in words), sum(m.shape[2] for m in numbers)
-        words.append(packed[at])
-        numbers.append(floats[at])
-        known[:, i] = complete[at].all(axis=1)
-        for feature, place, shift in places:
+        words.append(packed.words[at])
+        numbers.append(packed.numbers[at])
+        known[:, i] = packed.complete[at].all(axis=1)
+        for feature, place, shift in packed.places:
             prefix = "" if feature.name not in seen else f"{source.name}: "
             offset = first_number if feature.kind == "numeric" else first_word
             columns += _columns(feature, prefix, i, place + offset, shift)
-        seen |= {feature.name for feature in features}
+        seen |= {feature.name for feature, _, _ in packed.places}
     rewards = np.full((len(chosen), 2, len(models)), np.nan)
     for k, model in enumerate(models):
         rewards[:, :, k] = _dense(

@@ -146,7 +146,7 @@ def _newton(rows: Rows, y: Array, beta: Array, spans: Sequence[tuple[int, int]],
             return beta, True
         beta = beta + step
         decrement = float(gradient @ step)
-        if decrement < 1e-16 * max(1.0, rows.n):
+        if decrement < 1e-10 * max(1.0, rows.n):  # the error left after this step is its square
             return beta, bool(np.abs(beta).max(initial=0) > 30)
     return beta, True
 
