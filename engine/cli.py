@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -357,8 +358,12 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("Interrupted; what was finished is kept.")
         return 130
-    if args.json:
-        print(json.dumps(result, ensure_ascii=False, default=str))
-    else:
-        _show(result)
+    try:
+        if args.json:
+            print(json.dumps(result, ensure_ascii=False, default=str))
+        else:
+            _show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -1102,13 +1102,15 @@ class FakeOpenAI(_Fake):
         if batch.problems:
             batch.enter("failed")
             return
-        batch.enter("in_progress") if batch.status == "validating" else None
+        if batch.status == "validating":
+            batch.enter("in_progress")
         if stage == 1:
             step = batch.polls - self.batch_polls + 1
             self._work(batch, batch.target * step // (self.batch_polls + 1), faults)
             return
         self._work(batch, batch.target, faults)
-        batch.enter("finalizing") if batch.status == "in_progress" else None
+        if batch.status == "in_progress":
+            batch.enter("finalizing")
         if stage > 2:
             self._finish(batch, "expired" if batch.expire else "completed", faults)
 
@@ -1190,7 +1192,8 @@ class FakeOllama(_Fake):
     """Ollama's chat without streaming, tags, show and version.
 
     Where Ollama differs from OpenAI, so do the faults: `rate_limit` is its 503 "server busy" (with retry-after), a
-    refusal is plain prose, and `auth` and `quota` answer as its cloud does.
+    refusal is plain prose, and `auth` and `quota` answer as its cloud does. Every release of Ollama lists digests under
+    /api/tags; /api/show has one here too unless `show_digest` is off, as it is in Ollama's own type of that answer.
     """
 
     chat_path = "/api/chat"
@@ -1205,9 +1208,11 @@ class FakeOllama(_Fake):
         models: Sequence[str] = ("qwen3:4b", "llama3.2:3b"),
         check_model: bool = False,
         version: str = "0.12.6",
+        show_digest: bool = True,
     ) -> None:
         super().__init__(answer, faults, seed, latency=latency, models=models, check_model=check_model)
         self.version = version
+        self.show_digest = show_digest
 
     @staticmethod
     def digest_of(model: str) -> str:
@@ -1287,7 +1292,7 @@ class FakeOllama(_Fake):
             "model_info": {"general.architecture": "fake", "fake.context_length": 40960},
             "capabilities": ["completion"],
             "modified_at": "2026-01-02T03:04:05.678901234Z",
-            "digest": self.digest_of(name),
+            **({"digest": self.digest_of(name)} if self.show_digest else {}),
         }
 
     def _chat(self, body: dict[str, Any], faults: Faults) -> dict[str, Any]:
