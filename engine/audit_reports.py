@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from engine import alignment as regimes
-from engine import audit_alignment, audit_imprint, audit_robustness, catalog, columns, design_frames
+from engine import audit_agreement, audit_alignment, audit_imprint, audit_robustness, catalog, columns, design_frames
 from engine.design_frames import Part
 from engine.intervals import Estimate
 from engine.records import SignetError
@@ -180,6 +180,34 @@ def suspect_pairs(
     labels = _labels(con, data.dataset_id, labeler, taxonomy) if labeler else None
     frame, _ = audit_alignment.find_suspects(con, data.dataset_id, found, labels, (), None)
     return [int(no) for no in frame.loc[frame["score"] >= min_score, "pair_no"]] if len(frame) else []
+
+
+def agreement(
+    con: duckdb.DuckDBPyConnection, dataset: str, labeler: str, other: str, taxonomy: str
+) -> Result:  # fmt: skip
+    """How far two labelers agree, feature by feature, joined on entries."""
+    data = catalog.dataset(con, dataset)
+    one, two = (catalog.labeler(con, data.dataset_id, name, taxonomy) for name in (labeler, other))
+    found = audit_agreement.compare(con, data.dataset_id, one, two)
+    if not found:
+        raise SignetError(f"{labeler} and {other} have labelled no entry of {dataset} in common.")
+    return {"dataset": data.name, "labeler": one.label, "other": two.label, "taxonomy": taxonomy,
+            "features": _rows(audit_agreement.table(found))}  # fmt: skip
+
+
+def sample(con: duckdb.DuckDBPyConnection, dataset: str, n: int = 5, seed: int = 0) -> Result:
+    """A few entries of a dataset, drawn at random (the same ones for a seed), and how many there are."""
+    data = catalog.dataset(con, dataset)
+    rows = con.execute(
+        """
+        WITH here AS (SELECT chosen AS e FROM pairs WHERE dataset_id = $d UNION
+            SELECT rejected FROM pairs WHERE dataset_id = $d AND rejected IS NOT NULL)
+        SELECT replace(x.hash::VARCHAR, '-', ''), p.turns, x.response
+        FROM entries x SEMI JOIN here ON here.e = x.entry_id JOIN prompts p USING (prompt_id)
+        ORDER BY hash(x.entry_id, $seed), x.entry_id LIMIT $n""",
+        {"d": data.dataset_id, "seed": seed, "n": n},
+    ).fetchall()
+    return {"dataset": data.name, "entries": data.n_entries, "rows": [list(row) for row in rows]}
 
 
 def robustness(

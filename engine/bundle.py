@@ -42,7 +42,9 @@ def load_demo(store: Store) -> dict[str, Any]:
     jobs.set_state(job, state="done", counts=counts)
     jobs.remove(job)
     with store.transaction() as con:
-        _add_rewrites(con, DEMO / "rewrites.parquet")
+        rewrites = [str(DEMO / "rewrites.parquet")]
+        con.execute("CREATE OR REPLACE TEMP TABLE new_rewrites AS SELECT * FROM read_parquet(?)", [rewrites])
+        ingest.add_rewrites(con)
         _attach(con, DEMO / "labels.parquet")
         con.execute("CREATE OR REPLACE TEMP TABLE demo_rewards AS SELECT * FROM read_parquet(?)",
                     [str(DEMO / "rewards.parquet")])  # fmt: skip
@@ -107,22 +109,6 @@ def attach_shipped_labels(store: Store) -> int:
         with store.transaction() as con:
             added += _attach(con, path)
     return added
-
-
-def _add_rewrites(con: Any, path: Path) -> None:
-    """Rewrites of a shipped file (entry, rewritten, response, rewriter, similarity) as entries of their own."""
-    con.execute("CREATE OR REPLACE TEMP TABLE new_rewrites AS SELECT * FROM read_parquet(?)", [str(path)])
-    con.execute("""
-        INSERT INTO entries
-        SELECT (SELECT coalesce(max(entry_id), 0) FROM entries) + row_number() OVER (ORDER BY e.entry_id),
-            r.rewritten::UUID, e.prompt_id, r.response, length(r.response)
-        FROM (SELECT DISTINCT ON (rewritten) * FROM new_rewrites) r JOIN entries e ON e.hash = r.entry::UUID
-        ANTI JOIN entries o ON o.hash = r.rewritten::UUID""")
-    con.execute("""
-        INSERT INTO rewrites
-        SELECT e.entry_id, n.entry_id, r.rewriter, r.similarity, now()::TIMESTAMP
-        FROM new_rewrites r JOIN entries e ON e.hash = r.entry::UUID JOIN entries n ON n.hash = r.rewritten::UUID
-        WHERE NOT EXISTS (SELECT 1 FROM rewrites o WHERE o.entry_id = e.entry_id AND o.rewritten_id = n.entry_id)""")
 
 
 def describe() -> dict[str, Any]:

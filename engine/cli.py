@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__, jobs
+from engine.cli_audits import audit, audits, labeler, positive
 from engine.client import Client
-from engine.intervals import CORRECTIONS
 from engine.records import SignetError
 from engine.settings import home
 
@@ -109,6 +109,41 @@ def _label(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return _run_job(client, started["job"])
 
 
+def _rewrite(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    then = []
+    if args.label_with:
+        then.append({"op": "label", "labeler": args.label_with, "taxonomy_name": args.taxonomy})
+    then += [{"op": "score", "model": model} for model in args.score_with]
+    started = client.call("rewrite", dataset=args.dataset, rewriter=args.rewriter, how=args.how, limit=args.limit,
+                          options=_options(args.option), then=then)  # fmt: skip
+    done = _run_job(client, started["job"])
+    for step in then:  # what the chain has started; waiting for it is all that is left
+        arguments = {key: value for key, value in step.items() if key != "op"}
+        _run_job(client, client.call(str(step["op"]), dataset=args.dataset, **arguments)["job"])
+    return done
+
+
+def _try(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    from engine import trials
+
+    options = _options(args.option)
+    drawn = client.call("sample", dataset=args.dataset, n=args.entries)
+    rows = [tuple(row) for row in drawn["rows"]]
+    if args.how:
+        tried = trials.try_rewrites(rows, args.labeler, args.how, options)
+    else:
+        tried = trials.try_labels(rows, args.labeler, args.taxonomy, options)
+    forecast = trials.estimate(rows, drawn["entries"], args.labeler, options,
+                               None if args.how else args.taxonomy, args.how, tried)  # fmt: skip
+    return {
+        "labeler": args.labeler, "mode": tried.mode, "seconds": round(tried.seconds, 2),
+        "usage": vars(tried.usage) if hasattr(tried.usage, "__dict__") else str(tried.usage),
+        "trials": [{"entry": t.entry, "raw": t.raw, "labels": t.value, "reason": t.reason} for t in tried.trials],
+        "all_entries": drawn["entries"], "cost_low": forecast.low, "cost": forecast.expected,
+        "cost_high": forecast.high, "hours": forecast.seconds / 3600 if forecast.seconds else None,
+    }  # fmt: skip
+
+
 def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     target = Path(args.to).resolve()
     if not target.parent.is_dir():
@@ -124,15 +159,6 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _info(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return client.call("info", dataset=args.dataset)
-
-
-def _audit(*names: str) -> Callable[[Client, argparse.Namespace], dict[str, Any]]:
-    """Runs the operation of the command's name with the arguments of these names."""
-
-    def run(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-        return client.call(args.command, dataset=args.dataset, **{name: getattr(args, name) for name in names})
-
-    return run
 
 
 def _jobs(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -186,16 +212,40 @@ def parser() -> argparse.ArgumentParser:
     made = command("score", _score, "Score a dataset with a reward model.", "score hh --model builtin-post")
     made.add_argument("dataset")
     made.add_argument("--model", required=True, help="builtin-pre, builtin-post, a hub id, a folder, a file of scores")
-    made.add_argument("--limit", type=_positive, help="only so many pairs, drawn at random")
+    made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
     made.add_argument("--as", dest="as_name", help="name of the model whose scores a file holds")
     option(made, "how to score: format=chat, dtype=float16, max_length=1024, ...")
 
     made = command("label", _label, "Label a dataset's entries.", "label hh --labeler builtin --taxonomy seal")
     made.add_argument("dataset")
-    made.add_argument("--labeler", required=True, help="builtin, surface, ...")
+    made.add_argument("--labeler", required=True, help="builtin, surface, openai:MODEL, ollama:MODEL")
     made.add_argument("--taxonomy", required=True, help="seal, value_imprint, schwartz, surface, or your own")
-    made.add_argument("--limit", type=_positive, help="only so many pairs, drawn at random")
-    option(made, "parameters of the labeler")
+    made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
+    option(
+        made, "options of a language model: base_url=http://..., concurrency=32, ceiling=5, batch=true, order=reversed"
+    )
+
+    made = command("rewrite", _rewrite, "Reword a dataset's answers.",
+                   "rewrite hh --how synonyms --label-with builtin --score-with builtin-post")  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--rewriter", default="builtin", help="builtin, openai:MODEL, ollama:MODEL")
+    made.add_argument(
+        "--how", help="kinds of perturbation joined by +, or an instruction's name (neutral, plainer ...)"
+    )
+    made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
+    made.add_argument("--label-with", metavar="LABELER", help="then label what is new")
+    made.add_argument("--taxonomy", default="seal")
+    made.add_argument("--score-with", action="append", default=[], metavar="MODEL", help="then score what is new")
+    option(made, "options of a language model: base_url=..., concurrency=32, ceiling=5, batch=true, ...")
+
+    made = command("try", _try, "Ask a language model about a few entries; show the raw exchange and the cost of all.",
+                   "try hh --labeler openai:gpt-4o-mini --taxonomy seal")  # fmt: skip
+    made.add_argument("dataset")
+    made.add_argument("--labeler", required=True, help="openai:MODEL or ollama:MODEL")
+    made.add_argument("--taxonomy", default="seal")
+    made.add_argument("--how", help="try rewording by this instruction instead of labelling")
+    made.add_argument("--entries", type=positive, default=5)
+    option(made, "options of a language model")
 
     made = command("export", _export, "Write a table of a dataset to a file.", "export hh --what rewards --to r.csv")
     made.add_argument("dataset")
@@ -204,17 +254,17 @@ def parser() -> argparse.ArgumentParser:
 
     made.add_argument("--without-suspects-of", action="append", metavar="MODEL",
                       help="clean: leave out pairs that every such model and --labeler contradict")  # fmt: skip
-    _labeler(made)
+    labeler(made)
     made.add_argument("--min-score", type=float, default=0.0, help="suspects of at least this score (see suspects)")
 
-    made = command("review", _audit("pairs", "verdict", "reason"), "Keep what you decided about pairs.",
+    made = command("review", audit("pairs", "verdict", "reason"), "Keep what you decided about pairs.",
                    "review hh helpful-base-12 --verdict drop")  # fmt: skip
     made.add_argument("dataset")
     made.add_argument("pairs", nargs="+", metavar="PAIR", help="pair_id")
     made.add_argument("--verdict", required=True, choices=("keep", "swap", "drop", "open"))
     made.add_argument("--reason", default="")
 
-    _audits(command)
+    audits(command)
 
     made = command("info", _info, "What the store, or one dataset, holds.", "info hh --json")
     made.add_argument("dataset", nargs="?")
@@ -227,92 +277,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("dataset")
     command("demo", _demo, "Put the bundled audit into the store.", "demo")
     return top
-
-
-def _labeler(made: argparse.ArgumentParser, required: bool = False) -> None:
-    made.add_argument("--labeler", required=required, help="whose labels: builtin, reading, ... (see info)")
-    made.add_argument("--taxonomy", required=required, help="seal, value_imprint, ...")
-
-
-def _part(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--subset", help="only pairs of this subset")
-    made.add_argument("--split", help="only pairs of this split")
-
-
-def _correction(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--correction", choices=CORRECTIONS, default="holm", help="for many tests: holm or fdr_bh")
-
-
-def _audits(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands that only read."""
-    made = command(
-        "imprint",
-        _audit("model", "labeler", "taxonomy", "mode", "subset", "split", "correction", "dummies", "standardised"),
-        "What a reward model rewards (SEAL, Eq 1).",
-        "imprint hh --model builtin-post --labeler builtin --taxonomy seal",
-    )  # fmt: skip
-    made.add_argument("dataset")
-    made.add_argument("--model", required=True)
-    _labeler(made, required=True)
-    made.add_argument("--mode", choices=("within", "pooled"), default="within",
-                      help="within pairs, clustered by prompt; or pooled, as SEAL's authors ran it")  # fmt: skip
-    _part(made)
-    _correction(made)
-    made.add_argument("--dummies", action="store_true", help="levels of ternary features instead of a line")
-    made.add_argument(
-        "--standardised", action="store_true", help="in SDs of the model's margin, so that models compare"
-    )
-
-    made = command(
-        "alignment", _audit("before", "after", "labeler", "taxonomy", "order", "subset", "split"),
-        "Where two models resist the preferences.", "alignment hh --before builtin-pre --after builtin-post",
-    )  # fmt: skip
-    made.add_argument("dataset")
-    made.add_argument("--before", required=True, metavar="MODEL")
-    made.add_argument("--after", required=True, metavar="MODEL")
-    _labeler(made)
-    made.add_argument("--order", default="", help="target features, the deciding one first: harmless,helpful")
-    _part(made)
-
-    made = command(
-        "slices", _audit("model", "labeler", "taxonomy", "minimum", "correction", "subset", "split"),
-        "Search for slices in which a model resists most.", "slices hh --model builtin-post --labeler builtin",
-    )  # fmt: skip
-    made.add_argument("dataset")
-    made.add_argument("--model", required=True)
-    _labeler(made)
-    _part(made)
-    made.add_argument("--minimum", type=_positive, default=50, help="least number of pairs in a slice")
-    _correction(made)
-
-    made = command(
-        "suspects", _audit("models", "labeler", "taxonomy", "most"), "Pairs that models and labeler contradict.",
-        "suspects hh --model builtin-pre --model builtin-post --labeler builtin",
-    )  # fmt: skip
-    made.add_argument("dataset")
-    made.add_argument("--model", dest="models", action="append", required=True, metavar="MODEL")
-    _labeler(made)
-    made.add_argument("--most", type=_positive, default=100, help="how many to list")
-
-    made = command(
-        "robustness", _audit("models", "rewriter", "labeler", "taxonomy", "threshold"), "What rewording changes.",
-        'robustness "Signet demo" --model builtin-post --labeler builtin',
-    )  # fmt: skip
-    made.add_argument("dataset")
-    made.add_argument("--model", dest="models", action="append", required=True, metavar="MODEL")
-    made.add_argument("--rewriter", help="whose rewrites (the first by name if left out)")
-    _labeler(made)
-    made.add_argument("--threshold", type=float, default=0.0, help="least cosine similarity of a rewrite")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import audit_reports, bundle, catalog, export, jobs, labelers, models, scores_file, taxonomy
+from engine import audit_reports, bundle, catalog, export, jobs, labelers, models, rewriting, scores_file, taxonomy
 from engine.records import SignetError
 from engine.store import FLAGS, REVIEWS, Store, ensure_labeler, ensure_model, ensure_taxonomy
 
@@ -62,19 +62,52 @@ def label(
     """Start labelling what has no label of that taxonomy by that labeler yet."""
     data = catalog.dataset(store.read(), dataset)
     chosen = taxonomy.load(taxonomy_name)
-    spec = labelers.resolve(labeler, chosen)
+    spec = labelers.resolve(labeler, chosen, options)
     with store.transaction() as con:
         feature_ids = sorted(ensure_taxonomy(con, chosen).values())
         labeler_id = ensure_labeler(con, spec.name, spec.kind, spec.revision, spec.params)
     params = {
         **spec.params, "labeler": spec.name, "revision": spec.revision, "labeler_id": labeler_id,
         "taxonomy": chosen.name, "version": chosen.version, "feature_ids": feature_ids, **(options or {}),
+        **_network(spec.kind == "lm"),
     }  # fmt: skip
     missing = """NOT EXISTS (SELECT 1 FROM labels l WHERE l.entry_id = sides.entry_id AND l.labeler_id = ?
         AND l.feature_id IN (SELECT unnest(?)))"""
-    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [labeler_id, feature_ids], limit)
+    size = _shard_size(options or {}) if spec.kind == "lm" else None
+    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [labeler_id, feature_ids], limit, size)
     title = f"Label {dataset} with {spec.name} ({chosen.name})"
     return {"job": jobs.create(store.home, "label", dataset, title, params, shards).id}
+
+
+def _network(asks: bool) -> dict[str, str]:
+    """Jobs that wait for servers have a lane of their own beside jobs that compute."""
+    return {"lane": "network"} if asks else {}
+
+
+def _shard_size(options: dict[str, Any]) -> int:
+    """Entries a shard for a language model: all in one by batch, else enough to keep all questions under way busy."""
+    return 1_000_000 if options.get("batch") else max(256, 8 * int(options.get("concurrency", 16)))
+
+
+def rewrite(
+    store: Store, dataset: str, rewriter: str = "builtin", how: str | None = None, limit: int | None = None,
+    options: dict[str, Any] | None = None, then: list[dict[str, Any]] | None = None,
+) -> Result:  # fmt: skip
+    """Start rewording the answers that this rewriter has not reworded yet.
+
+    `how`: kinds of perturbation (builtin) or an instruction's name. `then`: operations to run when it is done, each
+    {"op": "label" or "score", ...}, so that rewrites are labelled and scored in one chain.
+    """
+    data = catalog.dataset(store.read(), dataset)
+    spec = rewriting.resolve(rewriter, how, options or {})
+    for step in then or []:
+        if step.get("op") not in ("label", "score"):
+            raise SignetError(f"After rewriting only label and score can follow, not {step.get('op')!r}.")
+    params = {**spec.params, "name": spec.name, "then": then or [], **_network(rewriter != "builtin")}
+    missing = "NOT EXISTS (SELECT 1 FROM rewrites w WHERE w.entry_id = sides.entry_id AND w.rewriter = ?)"
+    size = _shard_size(options or {}) if rewriter != "builtin" else None
+    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [spec.name], limit, size, rewrites=False)
+    return {"job": jobs.create(store.home, "rewrite", dataset, f"Reword {dataset}: {spec.name}", params, shards).id}
 
 
 def info(store: Store, dataset: str | None = None) -> Result:
@@ -205,6 +238,7 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "import": import_dataset,
     "score": score,
     "label": label,
+    "rewrite": rewrite,
     "info": info,
     "export": export_table,
     "delete": delete_dataset,
@@ -218,6 +252,8 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "slices": _reading(audit_reports.slices),
     "suspects": _reading(audit_reports.suspects),
     "robustness": _reading(audit_reports.robustness),
+    "agreement": _reading(audit_reports.agreement),
+    "sample": _reading(audit_reports.sample),
 }
 
 
@@ -233,6 +269,10 @@ def answer(store: Store, operation: str, arguments: dict[str, Any]) -> Result:
 
 def after(store: Store, job: jobs.Job) -> None:
     """What follows a finished job: labels that Signet ships attach themselves to the entries they belong to."""
+    if job.kind == "rewrite":
+        for step in job.params.get("then", []):
+            arguments = {key: value for key, value in step.items() if key != "op"}
+            OPERATIONS[step["op"]](store, dataset=job.dataset, **arguments)
     if job.kind == "import":
         bundle.attach_shipped_labels(store)
         upload = Path(job.params["source"])

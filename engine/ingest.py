@@ -45,7 +45,32 @@ def _labels(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) -> 
     )
 
 
-TAKE = {"score": _rewards, "label": _labels}
+def _rewrites(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) -> None:
+    con.execute("CREATE OR REPLACE TEMP TABLE new_rewrites AS SELECT * FROM read_parquet(?)", [parts])
+    add_rewrites(con, job.params["name"])
+
+
+def add_rewrites(con: duckdb.DuckDBPyConnection, rewriter: str | None = None) -> None:
+    """Rewrites in the temporary table new_rewrites (entry, rewritten, response, similarity; rewriter unless given) as
+    entries of their own under the same prompt."""
+    con.execute("""
+        INSERT INTO entries
+        SELECT (SELECT coalesce(max(entry_id), 0) FROM entries) + row_number() OVER (ORDER BY e.entry_id),
+            r.rewritten::UUID, e.prompt_id, r.response, length(r.response)
+        FROM (SELECT DISTINCT ON (rewritten) * FROM new_rewrites) r JOIN entries e ON e.hash = r.entry::UUID
+        ANTI JOIN entries o ON o.hash = r.rewritten::UUID""")
+    con.execute(
+        f"""
+        INSERT INTO rewrites
+        SELECT e.entry_id, n.entry_id, {"$rewriter" if rewriter else "r.rewriter"}, r.similarity, now()::TIMESTAMP
+        FROM new_rewrites r JOIN entries e ON e.hash = r.entry::UUID JOIN entries n ON n.hash = r.rewritten::UUID
+        WHERE NOT EXISTS (SELECT 1 FROM rewrites o WHERE o.entry_id = e.entry_id
+            AND o.rewriter = {"$rewriter" if rewriter else "r.rewriter"})""",
+        {"rewriter": rewriter} if rewriter else {},
+    )
+
+
+TAKE = {"score": _rewards, "label": _labels, "rewrite": _rewrites}
 
 
 def take_ready(store: Store, job: jobs.Job) -> int:

@@ -194,6 +194,8 @@ def progress(job: Job) -> Progress:
     """Entries done (ingested or waiting), rate in entries a second and the ETA, from the folder alone."""
     manifest = read_json(job.path("manifest.json")) or []
     details = read_json(job.path("progress.json")) or {}
+    live = read_json(job.path("live.json")) or {}  # the shard that a language model is in the middle of
+    details |= {key: value for key, value in live.items() if key not in ("entries", "seconds")}
     open_shards = set(left(job))
     total = sum(n for _, n, _ in manifest)
     todo = sum(n for shard, n, _ in manifest if shard in open_shards)
@@ -201,6 +203,11 @@ def progress(job: Job) -> Progress:
     seconds, entries, chars = (details.get(key) or 0 for key in ("seconds", "entries", "chars"))
     rate = entries / seconds if seconds else 0.0
     eta = chars_left * seconds / chars if chars and seconds else None
+    if live.get("entries") and todo:
+        todo = max(todo - live["entries"], 0)
+        if live.get("seconds"):
+            rate = live["entries"] / live["seconds"]
+            eta = todo / rate
     if job.kind == "import":
         total, todo = details.get("rows", 0), 0
     return Progress(total, total - todo, rate, eta, details)
@@ -219,12 +226,18 @@ def shard_size(entries: int) -> int:
 
 
 def entry_shards(
-    con: duckdb.DuckDBPyConnection, dataset_id: int, missing: str, parameters: list[Any], limit: int | None = None
+    con: duckdb.DuckDBPyConnection,
+    dataset_id: int,
+    missing: str,
+    parameters: list[Any],
+    limit: int | None = None,
+    size: int | None = None,
+    rewrites: bool = True,
 ) -> Iterator[pa.Table]:
     """Cut the entries of a dataset, and their rewrites, that satisfy the SQL condition `missing` (over entry_id) into
     shards.
 
-    `limit` keeps that many pairs, drawn at random (the same ones every time).
+    `limit` keeps that many pairs, drawn at random (the same ones every time); `size` is the entries a shard.
     """
     con.execute(
         f"""
@@ -236,14 +249,14 @@ def entry_shards(
             SELECT chosen AS entry_id, draw FROM drawn
             UNION ALL SELECT rejected, draw FROM drawn WHERE rejected IS NOT NULL),
         reworded AS (SELECT w.rewritten_id AS entry_id, draw FROM rewrites w JOIN sides USING (entry_id)),
-        every AS (FROM sides UNION ALL FROM reworded),
+        every AS (FROM sides {"UNION ALL FROM reworded" if rewrites else ""}),
         once AS (SELECT entry_id, min(draw) AS draw FROM every AS sides WHERE {missing} GROUP BY entry_id)
         SELECT entry_id, row_number() OVER (ORDER BY draw, entry_id) - 1 AS place FROM once
         """,
         [dataset_id, *parameters],
     )
     count = int(con.execute("SELECT count(*) FROM todo").fetchall()[0][0])
-    size = shard_size(count)
+    size = size or shard_size(count)
     for start in range(0, count, size):
         yield con.sql(
             """

@@ -1,6 +1,7 @@
 """Who labels: a name is resolved to a labeler at a revision, and opened in a worker to label entries.
 
-Here: `builtin` (the heads that ship with Signet) and `surface` (figures read off the text, taxonomy `surface` only).
+`builtin` (the heads that ship with Signet), `surface` (figures read off the text, taxonomy `surface` only), and
+language models: `openai:MODEL` (OpenAI, or any server with its API by the option base_url) and `ollama:MODEL`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import heads, surface
+from engine import endpoints, heads, language_models, prompts, surface
+from engine.asks import Question
+from engine.journal import Journal
 from engine.records import SignetError, turns_from_json
-from engine.settings import BUILTIN
-from engine.taxonomy import Taxonomy
+from engine.settings import BUILTIN, home
+from engine.taxonomy import Taxonomy, load
 
-LABELERS = ("builtin", "surface")
+LABELERS = ("builtin", "surface", "openai:MODEL", "ollama:MODEL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,13 @@ class LabelerSpec:
     params: dict[str, Any]
 
 
-def resolve(labeler: str, taxonomy: Taxonomy) -> LabelerSpec:
-    """The labeler of that name for a taxonomy; SignetError when there is none, or it cannot label that taxonomy."""
+def resolve(labeler: str, taxonomy: Taxonomy, options: dict[str, Any] | None = None) -> LabelerSpec:
+    """The labeler of that name for a taxonomy; SignetError when there is none, or it cannot label that taxonomy.
+
+    `options` of a language model (engine.language_models): who it is are base_url, temperature, order, sample.
+    """
+    if ":" in labeler:
+        return _language_model(labeler, taxonomy, options or {})
     if labeler == "builtin":
         known = heads.available()
         if taxonomy.name not in known:
@@ -44,18 +52,43 @@ def resolve(labeler: str, taxonomy: Taxonomy) -> LabelerSpec:
                 f"The surface labeler labels the taxonomy 'surface' only, not {taxonomy.name!r}; use --labeler builtin."
             )
         return LabelerSpec("surface", "rule", surface.VERSION, {})
-    raise SignetError(f"No labeler {labeler!r}; there are {' and '.join(LABELERS)}.")
+    raise SignetError(f"No labeler {labeler!r}; there are {', '.join(LABELERS)}.")
 
 
-def open_labeler(params: dict[str, Any]) -> BuiltinLabeler | SurfaceLabeler:
-    """The work of a label job. `params`: labeler, taxonomy, and the revision the job was made for, if any."""
+def _language_model(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -> LabelerSpec:
+    import asyncio
+
+    chosen = language_models.checked(options)
+    if any(feature.kind == "numeric" for feature in taxonomy.features) and taxonomy.name == "surface":
+        raise SignetError("The taxonomy 'surface' is counted, not judged; use --labeler surface.")
+
+    async def pinned() -> str:
+        endpoint = endpoints.open_endpoint(labeler, chosen["base_url"])
+        try:
+            return await endpoint.revision()
+        finally:
+            await endpoint.close()
+
+    task = prompts.label_task(taxonomy, chosen["order"])
+    identity = {name: chosen[name] for name in language_models.IDENTITY}
+    revision = f"{asyncio.run(pinned())}/{task.fingerprint[:10]}"
+    return LabelerSpec(language_models.who(labeler, chosen), "lm", revision, {"lm": labeler, **identity})
+
+
+def open_labeler(params: dict[str, Any], folder: Path | None = None) -> AnyLabeler:
+    """The work of a label job. `params`: labeler, taxonomy, and the revision the job was made for, if any.
+
+    `folder`: the job's, where a language model keeps what it has spent.
+    """
     labeler, taxonomy = params["labeler"], params["taxonomy"]
+    if "lm" in params:
+        return LanguageModelLabeler(params, folder)
     if labeler == "builtin":
-        opened: BuiltinLabeler | SurfaceLabeler = BuiltinLabeler(taxonomy)
+        opened: AnyLabeler = BuiltinLabeler(taxonomy)
     elif labeler == "surface":
         opened = SurfaceLabeler(taxonomy)
     else:
-        raise SignetError(f"No labeler {labeler!r}; there are {' and '.join(LABELERS)}.")
+        raise SignetError(f"No labeler {labeler!r}; there are {', '.join(LABELERS)}.")
     if params.get("revision", opened.revision) != opened.revision:
         raise SignetError(f"The labeler {labeler!r} has changed since this job was made; start a new one.")
     return opened
@@ -117,3 +150,39 @@ class SurfaceLabeler:
                 names.append(name)
                 values.append(value)
         return _table(hashes, names, values, [None] * len(values))
+
+
+class LanguageModelLabeler:
+    """A language model as a labeler: every entry asked blind and alone, answers checked by type and allowed values."""
+
+    def __init__(self, params: dict[str, Any], folder: Path | None) -> None:
+        known = {**language_models.IDENTITY, **language_models.RUNNING}
+        options = language_models.checked({name: params[name] for name in known if name in params})
+        taxonomy = load(params["taxonomy"])
+        if "version" in params and taxonomy.version != params["version"]:
+            raise SignetError(f"The taxonomy {taxonomy.name} has changed since this job was made; start a new one.")
+        self.task = prompts.label_task(taxonomy, options["order"])
+        self.revision = params.get("revision", params["lm"])
+        name = language_models.fingerprint(params["lm"], self.revision, options, self.task.fingerprint)
+        store = folder.parent.parent if folder is not None else home()
+        self.journal = Journal(store / "answers", name)
+        self._asking = language_models.Asking(params["lm"], options, self.journal, self.task.schema, folder)
+        self.environment: dict[str, Any] = {"labeler": params["lm"], "taxonomy": taxonomy.name, "progress": {}}
+
+    def question(self, entry: str, prompt: str, response: str) -> Question:
+        """The question about one entry; prompt as JSON turns."""
+        asked = prompts.messages(self.task, turns_from_json(prompt), response)
+        return Question(entry, asked, lambda text: prompts.labels(self.task, text))
+
+    def run(self, entries: pa.Table) -> pa.Table:
+        """Every label that came back valid for a table of entry, prompt, response; the rest is missing, not guessed."""
+        rows = zip(*(entries.column(name).to_pylist() for name in ("entry", "prompt", "response")))
+        found = self._asking.ask([self.question(*row) for row in rows])
+        self.environment["progress"] = self._asking.counts
+        names = [column for values in found.values() for column in values]
+        keys = [key for key, values in found.items() for _ in values]
+        numbers = [value for values in found.values() for value in values.values()]
+        return _table(keys, names, numbers, [None] * len(numbers))
+
+
+AnyLabeler = BuiltinLabeler | SurfaceLabeler | LanguageModelLabeler

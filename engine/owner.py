@@ -82,7 +82,7 @@ class Owner:
             state = jobs.read_state(job)
             if state.state in jobs.ENDED:
                 continue
-            lane = jobs.LANES.get(job.kind, "compute")
+            lane = job.params.get("lane") or jobs.LANES.get(job.kind, "compute")
             if lane in busy_lanes:
                 continue
             busy_lanes.add(lane)
@@ -130,7 +130,8 @@ class Owner:
 
     # --- workers ---
     def _keep_workers(self, job: jobs.Job, state: jobs.State) -> None:
-        slots = 1 if job.kind == "import" else min(worker_slots(), max(1, len(jobs.left(job))))
+        alone = job.kind == "import" or job.params.get("lane") == "network"  # asks many at once by itself
+        slots = 1 if alone else min(worker_slots(), max(1, len(jobs.left(job))))
         for slot in range(slots):
             process = self._processes.get((job.id, slot))
             if process is not None:

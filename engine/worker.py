@@ -44,7 +44,11 @@ def open_work(job: jobs.Job) -> Work:
     if job.kind == "label":
         from engine.labelers import open_labeler
 
-        return open_labeler(job.params)
+        return open_labeler(job.params, job.folder)
+    if job.kind == "rewrite":
+        from engine.rewriting import open_rewriter
+
+        return open_rewriter(job.params, job.folder)
     raise SignetError(f"This Signet knows no job of kind {job.kind!r}.")
 
 
