@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import audits, pages, scoring
+from benchmarks import asking, audits, pages, scoring
 from engine.worker import environment
 
-ALL: dict[str, Callable[[], dict[str, Any]]] = {"scoring": scoring.run, "pages": pages.run, "audits": audits.run}
+ALL: dict[str, Callable[[], dict[str, Any]]] = {
+    "scoring": scoring.run,
+    "pages": pages.run,
+    "audits": audits.run,
+    "asking": asking.run,
+}
 
 
 def main() -> None:

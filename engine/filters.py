@@ -10,6 +10,7 @@ flag        value: a key of engine.store.FLAGS
 label       taxonomy, labeler, feature, side (chosen, rejected, either, both), value (class name or number),
             or min / max; labeler and taxonomy by name
 gap         taxonomy, labeler, feature, value: more (chosen higher), less (rejected higher), same, differ
+disagree    taxonomy, labeler, other, feature: a side that the two labelers label differently
 verdict     taxonomy, labeler, order (target features, the first decides), value: chosen, rejected, indifferent
 reward      model, side (chosen, rejected), min, max
 margin      model, min, max   (chosen minus rejected; max exclusive)
@@ -43,6 +44,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "aligned": ("model", "value"),
     "regime": ("before", "after", "value"),
     "length": ("side", "min", "max"),
+    "disagree": ("taxonomy", "labeler", "other", "feature"),
     "verdict": ("taxonomy", "labeler", "order", "value"),
     "angle": ("before", "after", "min", "max"),
     "ratio": ("min", "max"),
@@ -101,6 +103,8 @@ class Filter:
         if self.kind == "aligned":
             words = {"yes": "agrees with", "no": "resists", "tie": "ties on"}
             return f"{f.get('model')} {words.get(f.get('value', ''), '')} the preference"
+        if self.kind == "disagree":
+            return f"{f.get('labeler')} and {f.get('other')} differ about {f.get('feature')}"
         if self.kind == "verdict":
             choice = f.get("value")
             return f"{f.get('labeler')} " + ("is indifferent" if choice == "indifferent" else f"prefers {choice}")

@@ -41,8 +41,10 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def who(name: str, options: dict[str, Any]) -> str:
-    """The labeler's name: provider and model, and which sample it is if not the first."""
-    return name if options["sample"] == 1 else f"{name} (sample {options['sample']})"
+    """The labeler's name: provider and model, which sample if not the first, what order if not the taxonomy's."""
+    marks = [f"sample {options['sample']}"] if options["sample"] > 1 else []
+    marks += [options["order"]] if options["order"] != "taxonomy" else []
+    return f"{name} ({', '.join(marks)})" if marks else name
 
 
 def fingerprint(name: str, revision: str, options: dict[str, Any], task: str) -> str:

@@ -1,8 +1,7 @@
 """Another wording of an English answer, made by rules alone: the same text and key give the same result anywhere.
 
-Edits are found on a mask of the text, where code, addresses and quotes are blanked out at their length, and a result
-that would lose a number, a name, a negation, a refusal or a masked span is dropped for the text as it was. Every
-pattern takes time linear in the text.
+Edits are found on a mask of the text, where code, addresses and quotes are blanked out at their length; a result that
+would lose a number, name, negation, refusal or masked span is dropped. Patterns take time linear in the text.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from engine import surface
 from engine.records import SignetError
@@ -37,24 +36,22 @@ _PROTECTED = re.compile(
     r"^[ \t]*(?:>|\||def |import |#include)[^\n]*|\b\w{1,60}\([^)\n]{0,200}\)|(?<!\S)[^\s]{0,60}[_=<>\\@#/]\S*",
     re.M,
 )
-_NUMBER = re.compile(r"(?i)\d+(?:[.,:]\d+)*|\b(?:two|three|four|five|six|seven|eight|nine|ten|dozen|hundred|thousand)\b")
+_NUMBER = re.compile(r"(?i)\d+(?:[.,:]\d+)*|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve|dozen|hundred)\b")
 _NEGATION = re.compile(r"\b(?:not|never|no|cannot)\b|n['’]t\b", re.I)
 _NAME = re.compile(r"(?<=[\w,;)] )[A-Z][\w]+")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]")
-_LATIN = re.compile(r"[A-Za-z]+")
-_COMMON = " the and of to it you that for with are be this have not they your can will from or which if but is what it's yes "
-_FOREIGN = " der das und ist nicht ein eine el los las que por para una les des dans pas je il di che sono het een dat och "
+_COMMON = " the and of to it you that for with are be this have not they your can will from if but is what it's yes "
+_COMMON += " or which there their about when would more some isn't don't i'm use how why because has than at by were "
+_FOREIGN = " der das und ist nicht ein eine el los las que por para una les des dans pas je il di che sono het een och "
 _SENTENCE = re.compile(r"(?<![.!?…])[.!?…]++[)\"'”’*]*(?:\s+|$)")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|Mrs?|Ms|Dr|St|Prof|[JS]r|vs|etc|e\.g|i\.e|No|Fig|ca|Inc)\.$")
 _SPECIAL_LINE = re.compile(r"[ \t]*(?:[-*+•–]\s|#{1,6}\s|\d{1,3}[.)]\s|[A-Za-z][.)]\s|[>|]|\*\*\*|---)")
-_BULLET = re.compile(r"(?:^ {0,3}[-*•] +\S[^\n]*(?:\n|\Z)){2,}", re.M)
+_BULLET = re.compile(r"(:[ \t]*\n\n?)?((?:^ {0,3}[-*•] +\S[^\n]*(?:\n|\Z)){2,})", re.M)
 _BOLD = re.compile(r"\*\*(?=[^\s*])([^*\n]{1,300})(?<=\S)\*\*(?!\*)")
 _ENUMERATION = re.compile(r": ([^:;.!?()\n]{1,300}),? and ([^:;,.!?()\n]{1,80})\.[ \t]*(?=\n|\Z)")
 _SAFE_START = "the|this|that|these|those|it|there|they|we|you|most|many|some|a|an|your|our|their|its|he|she|people"
 _SAFE = re.compile(rf"(?=[A-Z])(?i:{_SAFE_START})(?=['’]| [a-z])")
-_VERB = re.compile(r"[^:,;.]*?(?:\b(?:is|are|has|have|can|may|will|does|do|should|must)\b|\w['’](?:s|re|ll|t)\b)")
-    r"[^:,;.]*?(?:\b(?:is|are|has|have|can|may|will|does|do|should|must|needs?)\b|\w['’](?:s|re|ll|t)\b)"
-)
+_VERB = re.compile(r"[^:,;.]*?(?:\b(?:is|are|has|have|can|may|will|does|do|should)\b|\w['’](?:s|re|ll|t)\b)")
 _HEDGED = re.compile(r"\b(?:I think|I believe|I guess|perhaps|maybe|seems?|probably|possibly|might)\b", re.I)
 _STARTS = r"(?:\A|(?<=\n)|(?<=[.!?] ))"
 _HEDGE_CUT = re.compile(
@@ -69,8 +66,8 @@ _OPENER = (
     r"Happy to help|Glad to help|(?:Great|Good) question|Thank(?:s| you) for (?:asking|your (?:message|question)))"
 )
 _CLOSER = (
-    r"(?:(?:I (?:really )?hope|Hope) (?:this|that|it) helps(?: you)?|(?:Let me know|Feel free to ask) if (?:you have any "
-    r"(?:other |more |further )?questions|you need anything else|anything is unclear))"
+    r"(?:(?:I )?(?:really )?[Hh]ope (?:this|that|it) helps(?: you)?|(?:Let me know|Feel free to ask) if (?:you have "
+    r"any (?:other |more |further )?questions|you need anything else|anything is unclear))"
 )
 _FRIENDLY = (
     r"(?:You(?:['’]ve| have) got this|Take (?:good )?care(?: of yourself)?|Wishing you all the best|Hang in there|"
@@ -94,7 +91,7 @@ _SHORT = re.compile(
 _FULL = re.compile(
     r"\b(?:do|does|did|is|are|was|were|have|has|had|would|could|should|can|will) not\b(?! only\b)|"
     r"\bDo not\b(?= [a-z])|\bcannot\b(?! only\b)|(?<!\bthan )(?<!\bas )(?<!\bwhat )(?<!\bwho )(?<!\bhow )"
-    r"(?<!\bwhere )(?<!\blike )(?<!\band )(?<!\bor )\b(?:I am|(?:[Yy]ou|[Ww]e|[Tt]hey) are|"
+    r"(?<!\bwhere )(?<!\blike )\b(?:I am|(?:[Yy]ou|[Ww]e|[Tt]hey) are|"
     r"(?:[Ii]t|[Tt]hat|[Tt]here) is|(?:I|[Yy]ou|[Ww]e|[Tt]hey|[Ii]t) will)(?= [a-z])"
     r"(?! (?:and|or|but|because|if|when|to|for|not|in|by|do)\b)"
 )
@@ -103,7 +100,6 @@ _JOINS = (
     "And|But|Or|So|Yet|Then|Also|However|Therefore|Thus|Still|Instead|Otherwise|Because|Moreover|Besides|Once|After|"
     "Before|Now|Next|Finally|First|Second|Third|Last|Later|Meanwhile|Furthermore|Likewise|Nevertheless"
 )
-_JOINED = re.compile(rf"(?:{_JOINS})\b")
 _BACKWARD = re.compile(
     rf"(?:{_JOINS}|It|He|She|They|This|That|These|Those|Such|Its|His|Her|Their|Both|Either|Neither|Each|Another|Others?|"
     r"One|Some|Yes|No|Not|There|Here|Even|\w+ly|Overall|Step|Which|Who|None|All|Most|Only|What|Again|"
@@ -112,36 +108,32 @@ _BACKWARD = re.compile(
 _LINKS = r"also|too|instead|then|next|another|same|both|either|finally|later|otherwise|else|the (?:other|latter|rest)"
 _LINKED = re.compile(rf"\b(?:{_LINKS})\b", re.I)
 _REFERS = re.compile(rf"\b(?:{_LINKS}|it|its|they|them|their|he|she|him|his|her|this|these|those|so)\b", re.I)
-_ALONE = re.compile(r"[A-Z]\w* [^:]{12,}\.$")
-_ASSERTS = re.compile(r"\b(?:is|are|was|were|has|have|can|may|will|should|tends?|needs?|means|makes?|helps)\b")
-
+_ASSERTS = re.compile(
+    r"[A-Z]\w* (?=[^:]{12,}\.$).*\b(?:is|are|was|were|has|have|can|may|will|should|tends?|needs?|means|makes?|helps)\b"
+)
 # a=b both ways, a>b one way; every inflection is written out
 _PAIRS = """
 quickly=rapidly swiftly>quickly frequently>often nearly>almost approximately>roughly usually=typically largely>mostly
 entirely=completely totally>completely particularly=especially primarily=mainly thus>therefore although>though
-whilst>while amongst>among immediately>at_once instantly>immediately furthermore=moreover additionally>in_addition
-currently>at_present toward=towards afterward=afterwards sometimes=at_times rarely=seldom truly>really obviously>clearly
+immediately>at_once instantly>immediately furthermore=moreover additionally>in_addition currently>at_present
+toward=towards afterward=afterwards sometimes=at_times rarely=seldom truly>really obviously>clearly
 gradually=progressively initially>at_first ultimately>in_the_end solely>only exactly=precisely enormous=huge rapid>fast
 difficult>hard crucial=vital clever>smart wealthy>rich costly>expensive inexpensive>cheap entire>whole
-adequate=sufficient glad>happy frightened=scared beautiful=lovely peculiar>odd weird>strange numerous>many
-terrible=awful dreadful>terrible wonderful=marvelous fantastic>wonderful delicious>tasty famous=well-known
-hazardous>dangerous unsafe>dangerous courageous>brave truthful>honest incorrect>wrong untrue>false comparable>similar
-evident>clear beneficial>helpful appropriate>suitable complicated>complex lengthy>long weary>tired filthy>dirty
-damp=moist fortunate>lucky stubborn=obstinate polite=courteous impolite>rude genuine>real mainly>chiefly
+adequate=sufficient glad>happy frightened=scared beautiful=lovely weird>strange numerous>many terrible=awful
+fantastic>wonderful delicious>tasty famous=well-known unsafe>dangerous courageous>brave truthful>honest incorrect>wrong
+untrue>false comparable>similar evident>clear beneficial>helpful appropriate>suitable complicated>complex lengthy>long
+weary>tired filthy>dirty damp=moist fortunate>lucky polite=courteous impolite>rude genuine>real mainly>chiefly
 purchased>bought purchasing>buying obtain>get obtains>gets obtaining>getting requires>needs require>need utilize>use
-utilizes>uses utilized>used utilizing>using attempted>tried attempting>trying assisting>helping permitted=allowed
-demonstrates>shows selecting>choosing repaired>mended resembles>looks_like discover>find discovers>finds
-discovered>found resides>lives resided>lived modify>change modifies>changes modified>changed modifying>changing
-postpone=put_off prohibited=forbidden automobile>car automobiles>cars physician>doctor physicians>doctors
-attorney>lawyer attorneys>lawyers kids=children beverage>drink beverages>drinks photograph>photo photographs>photos
-refrigerator=fridge vacation>holiday sofa=couch illness=sickness drawback=downside drawbacks=downsides
-advantages>benefits locations>places individuals>people persons>people grown-ups=adults assistance>help rubbish=trash
+utilized>used utilizing>using attempted>tried attempting>trying assisting>helping permitted=allowed demonstrates>shows
+repaired>mended resembles>looks_like discover>find discovers>finds discovered>found resides>lives modify>change
+modifies>changes modified>changed postpone=put_off prohibited=forbidden automobile>car automobiles>cars physician>doctor
+physicians>doctors attorney>lawyer attorneys>lawyers kids=children beverage>drink beverages>drinks photograph>photo
+photographs>photos refrigerator=fridge vacation>holiday sofa=couch illness=sickness drawback=downside
+drawbacks=downsides advantages>benefits locations>places individuals>people persons>people assistance>help rubbish=trash
+amongst>among whilst>while inhabitants>residents
 """
-_SYNONYMS: dict[str, str] = {}
-for _left, _mark, _right in re.findall(r"([\w-]+)([=>])([\w-]+)", _PAIRS):
-    _SYNONYMS.setdefault(_left, _right.replace("_", " "))
-    if _mark == "=":
-        _SYNONYMS.setdefault(_right.replace("_", " "), _left)
+_FOUND = [re.split("([=>])", item.replace("_", " ")) for item in _PAIRS.split()]
+_SYNONYMS = {right: left for left, mark, right in _FOUND if mark == "="} | {left: right for left, _, right in _FOUND}
 _LISTED = "|".join(sorted(map(re.escape, _SYNONYMS), key=len, reverse=True))
 _SYNONYM = re.compile(rf"(?<![\w'’-])(?<!\bnot )(?<!\bby )(?:{_LISTED})(?![\w'’-])(?!\.\w)", re.I)
 _END = re.compile(r"[.!?…][)\"”’*]*$|```$")
@@ -149,8 +141,8 @@ _Edit = tuple[int, int, str]
 
 
 def _pick(key: str, kind: str, count: int) -> int:
-    digest = hashlib.sha256(f"{VERSION}\0{kind}\0{key}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") % max(1, count)
+    seed = f"{VERSION}\0{kind}\0{key}".encode("utf-8", "surrogatepass")
+    return int(hashlib.sha256(seed).hexdigest(), 16) % max(1, count)
 
 
 def _mask(text: str) -> str:
@@ -160,20 +152,15 @@ def _mask(text: str) -> str:
 def _apply(text: str, edits: Sequence[_Edit]) -> str:
     parts, at = [], 0
     for start, end, new in sorted(edits):
-        if start >= at:
-            parts += [text[at:start], new]
-            at = end
+        parts += [text[at:start], new] if start >= at else []
+        at = max(at, end)
     return "".join([*parts, text[at:]])
-
-
-def _refuses(text: str) -> bool:
-    return bool(surface.features(text)["refusal_phrase"])
 
 
 def _english(text: str) -> bool:
     found = [word.lower().replace("’", "'") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text)]
     english, foreign = (sum(f" {word} " in listed for word in found) for listed in (_COMMON, _FOREIGN))
-    latin = sum(map(len, _LATIN.findall(text))) >= 0.85 * sum(map(len, found))
+    latin = len(re.findall("[A-Za-z]", text)) >= 0.85 * sum(map(len, found))
     return latin and english > foreign and english >= 0.08 * len(found)
 
 
@@ -181,8 +168,6 @@ def _sentences(mask: str) -> list[list[tuple[int, int]]]:
     """Spans of the sentences of every line of prose; lists, headings, tables, steps and masked lines are left out."""
     found = []
     for line in re.finditer(r"(?m)^[^\n]*[A-Za-z][^\n]*", mask):
-        if _SPECIAL_LINE.match(line.group()):
-            continue
         start, end = line.end() - len(line.group().lstrip()), line.start() + len(line.group().rstrip())
         spans = []
         for mark in _SENTENCE.finditer(mask, start, end):
@@ -191,7 +176,8 @@ def _sentences(mask: str) -> list[list[tuple[int, int]]]:
             if mark.end() == end or not (mask[mark.end()].islower() or short):
                 spans.append((start, last))
                 start = mark.end()
-        found.append([*spans, (start, end)] if start < end else spans)
+        spans += [(start, end)] if start < end else []
+        found.append([] if _SPECIAL_LINE.match(line.group()) else spans)
     return found
 
 
@@ -208,8 +194,7 @@ def _contractions(text: str, mask: str, key: str) -> list[str]:
         return edits
 
     ways = [edits for edits in (reform(_SHORT, 0, 1), reform(_FULL, 1, 0)) if edits]
-    first = _pick(key, "contractions", len(ways))
-    return [_apply(text, edits) for edits in ways[first:] + ways[:first]]
+    return [_apply(text, edits) for edits in ways[:: -1 if _pick(key, "contractions", 2) else 1]]
 
 
 def _synonyms(text: str, mask: str, key: str) -> list[str]:
@@ -218,14 +203,10 @@ def _synonyms(text: str, mask: str, key: str) -> list[str]:
     for match in _SYNONYM.finditer(mask):
         word, new = match.group(), _SYNONYMS[match.group().lower()]
         article = re.search(r"\ban? $", mask[max(0, match.start() - 4) : match.start()], re.I)
-        named = (
-            match.start() not in starts
-            or not word[1:].islower()
-            or re.match(r" [A-Z]", mask[match.end() : match.end() + 2])
-        )
-        if (article and (word[0].lower() in "aeiou") != (new[0] in "aeiou")) or (named and not word.islower()):
-            continue
-        edits.append((*match.span(), new if word.islower() else new[0].upper() + new[1:]))
+        opens = match.start() in starts and not mask[match.end() : match.end() + 2].strip().isupper()
+        agrees = not article or (word[0].lower() in "aeiou") == (new[0] in "aeiou")
+        if agrees and (word.islower() or (opens and word[1:].islower())):
+            edits.append((*match.span(), new if word.islower() else new[0].upper() + new[1:]))
     return [_apply(text, edits)]
 
 
@@ -243,7 +224,7 @@ def _politeness(text: str, mask: str, key: str) -> list[str]:
         edits.append((len(mask[: closing.start()].rstrip()), len(text), ""))
     if edits:
         return [_apply(text, edits)]
-    even = re.match(r"\s*Yes\b", mask) or _NEGATION.search(mask) or _refuses(text)
+    even = re.match(r"\s*Yes\b", mask) or _NEGATION.search(mask) or surface.features(text)["refusal_phrase"]
     openers = _OPENERS[:2] if even else _OPENERS
     block = _SPECIAL_LINE.match(mask) or mask.startswith(_BLANK) or "\n" in text.strip()
     opened = openers[_pick(key, "opener", len(openers))] + ("\n\n" if block else " ") + text.lstrip("\n")
@@ -271,14 +252,12 @@ def _unlisted(text: str, mask: str) -> str:
     edits: list[_Edit] = []
     for match in _BULLET.finditer(mask):
         end = match.start() + len(match.group().rstrip("\n"))
-        lines = re.compile(r" {0,3}[-*•] +([^\n]+)").finditer(mask, match.start(), end)
+        lines = re.compile(r"(?m)^ {0,3}[-*•] +([^\n]+)").finditer(mask, match.start(2), end)
         items = [text[line.start(1) : line.end(1)].strip().rstrip(",;") for line in lines]
-        lead = re.search(r":[ \t]*\n{1,2}\Z", mask[max(0, match.start() - 8) : match.start()])
-        start = match.start() - len(lead.group()) + 1 if lead else match.start()
         new = "; ".join(items) + "."
         if any(map(_END.search, items)):
             new = " ".join(item if _END.search(item) else item.rstrip(":") + "." for item in items)
-        edits.append((start, end, (" " if lead else "") + new))
+        edits.append((match.start(), end, (": " if match.group(1) else "") + new))
     return _apply(text, edits)
 
 
@@ -296,13 +275,14 @@ def _formatting(text: str, mask: str, key: str) -> list[str]:
         run: list[_Edit] = []
         for start, end in [*line, (0, 0)]:
             sentence = mask[start:end]
-            if sentence[-1:] in (".", "!") and 3 <= len(sentence.split()) <= 14 and end - start < 120 and not _JOINED.match(sentence):
+            short = 3 <= len(sentence.split()) <= 14 and end - start < 120 and sentence[-1] in ".!"
+            if short and not (_ANY_FRIENDLY.match(sentence) or re.match(rf"(?:{_JOINS})\b", sentence)):
                 run.append((start, end, "- " + text[start:end]))
                 continue
             if len(run) >= 3:
-                gap = line[0][0] < run[0][0], start > 0
-                new = ("\n\n" if gap[0] else "") + "\n".join(item[2] for item in run) + ("\n\n" if gap[1] else "")
-                results.append((run[0][0] - gap[0], run[-1][1] + gap[1], new))
+                before, after = line[0][0] < run[0][0], start > 0
+                new = "\n\n" * before + "\n".join(item[2] for item in run) + "\n\n" * after
+                results.append((run[0][0] - before, run[-1][1] + after, new))
             run = []
     return [_apply(text, [edit]) for edit in results[:8]]
 
@@ -311,12 +291,12 @@ def _order(text: str, mask: str, key: str) -> list[str]:
     pairs = []
     for line in _sentences(mask):
         for (a, b), (c, d), (e, f) in zip(line, line[1:], [*line[2:], (0, 0)]):
-            one, two, after = mask[a:b], mask[c:d], mask[e:f] or "End of text."
+            one, two, after = mask[a:b], mask[c:d], mask[e:f] or "End of the text."
             shown = re.match(r"(?:The|An?) (\w+)", two)
-            leaning = _LINKED.search(one) or _REFERS.search(two) or _BACKWARD.match(after) or len(after.split()) < 3
-            if leaning or (shown and shown.group(1) in one.lower()) or _refuses(one + two):
+            leaning = _LINKED.search(one) or _REFERS.search(two) or _BACKWARD.match(after) or len(after) < 12
+            if leaning or (shown and shown.group(1) in one.lower()) or surface.features(one + two)["refusal_phrase"]:
                 continue
-            if all(_ALONE.match(part) and _ASSERTS.search(part) and not _BACKWARD.match(part) for part in (one, two)):
+            if all(_ASSERTS.match(s) and not (_BACKWARD.match(s) or _ANY_FRIENDLY.match(s)) for s in (one, two)):
                 pairs.append([(a, b, text[c:d]), (c, d, text[a:b])])
     first = _pick(key, "order", len(pairs))
     return [_apply(text, edits) for edits in (pairs[first:] + pairs[:first])[:8]]
@@ -332,9 +312,6 @@ def _colder(text: str, mask: str, key: str) -> list[str]:
     return [_apply(text, [*cut, *bangs]).rstrip().lstrip("\n") if cut else text, _apply(text, bangs)]
 
 
-_STEPS = (_contractions, _synonyms, _politeness, _hedging, _formatting, _order, _warmer, _colder)
-
-
 def _kept(before: str, after: str) -> bool:
     """Whether what must survive did: numbers in order, names, negations, masked spans, a refusal or its absence."""
     return bool(
@@ -344,7 +321,7 @@ def _kept(before: str, after: str) -> bool:
         and not Counter(_CONTROL.findall(after)) - Counter(_CONTROL.findall(before))
         and Counter(_PROTECTED.findall(before)) == Counter(_PROTECTED.findall(after))
         and not Counter(_NAME.findall(_mask(before))) - Counter(re.findall(r"\w+", after))
-        and _refuses(before) == _refuses(after)
+        and surface.features(before)["refusal_phrase"] == surface.features(after)["refusal_phrase"]
     )
 
 
@@ -359,7 +336,8 @@ def perturb(text: str, kinds: Sequence[str], key: str) -> str:
         raise SignetError(f"unknown perturbation {unknown[0]!r}; the known ones are {', '.join(PERTURBATIONS)}")
     if not _english(text):
         return text
-    steps: dict[str, Callable[[str, str, str], list[str]]] = dict(zip(PERTURBATIONS, _STEPS))
+    functions = (_contractions, _synonyms, _politeness, _hedging, _formatting, _order, _warmer, _colder)
+    steps = dict(zip(PERTURBATIONS, functions))
     for kind in kinds:
         options = steps[kind](text, _mask(text), key)
         text = next((option for option in options if option != text and _kept(text, option)), text)

@@ -136,6 +136,17 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
         return _label(con, dataset_id, filter_)
     if kind == "gap":
         return _gap(con, dataset_id, filter_)
+    if kind == "disagree":
+        both = []
+        for who in ("labeler", "other"):
+            name = {"taxonomy": filter_.get("taxonomy"), "labeler": filter_.get(who), "feature": filter_.get("feature")}
+            labeler_id, feature = _feature(con, dataset_id, Filter.of("gap", **name))
+            both.append(
+                f"(SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} "
+                f"AND feature_id = {feature.feature_id})"
+            )
+        differ = f"(SELECT a.entry_id FROM {both[0]} a JOIN {both[1]} b USING (entry_id) WHERE a.value <> b.value)"
+        return Clause(f"(pairs.chosen IN {differ} OR pairs.rejected IN {differ})", ())
     if kind == "verdict":
         return _verdict(con, dataset_id, filter_)
     if kind == "ratio":

@@ -18,7 +18,7 @@ ICONS = {
     "cancelled": "block",
 }
 COLORS: dict[str, Any] = {"queued": "gray", "running": "blue", "done": "green", "failed": "red", "cancelled": "gray"}
-WHERE = {"import": "Datasets", "label": "Values", "score": "Reward models"}
+WHERE = {"import": "Datasets", "label": "Values", "score": "Reward models", "rewrite": "Robustness"}
 
 st.title("Jobs")
 st.caption("Jobs go on when this page is closed, and after the server restarts. Finished parts are kept in any case.")
@@ -52,12 +52,18 @@ def show(job: jobs.Job) -> None:
                 words.append(f"{progress.rate:,.1f} a second")
             if progress.eta_s is not None:
                 words.append(f"about {seconds_text(progress.eta_s)} left")
+            details = progress.details
+            words += [f"{details[name]:,} {name}" for name in ("failed", "busy") if details.get(name)]
+            if details.get("spent_usd"):
+                words.append(f"${details['spent_usd']:,.4f} spent")
             st.caption(" · ".join(words) if progress.done else "Starting …")
         if state.state == "failed":
             st.error(shared.escape(state.error))
         if state.state in jobs.ENDED and state.started:
             words = [f"took {seconds_text(state.finished - state.started)}"]
             words += [f"{value:,} {name}" for name, value in (state.counts or {}).items() if isinstance(value, int)]
+            spent = (state.counts or {}).get("spent_usd")
+            words += [f"${spent:,.4f} spent"] if spent is not None and job.params.get("lane") == "network" else []
             st.caption(shared.escape(" · ".join(words)))
         with st.container(horizontal=True):
             if state.state in ("queued", "running") and st.button(

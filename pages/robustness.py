@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import audit_imprint, audit_robustness, catalog, charts, design_frames
+from engine import audit_imprint, audit_robustness, catalog, charts, design_frames, perturb
 from engine.filters import Filter
 from engine.intervals import MINIMUM_N, interval_text, points_text
 from pages import shared
@@ -19,9 +19,33 @@ if data.kind != "pairs":
     st.info("This dataset holds single answers; robustness needs pairs.")
     st.stop()
 rewriters = shared.read(design_frames.rewriters, data.dataset_id)
+
+
+def reword_form(key: str) -> None:
+    """Reword with the built-in perturber, then label and score what is new, in one chain."""
+    titles = perturb.PERTURBATIONS
+    kinds = st.multiselect(
+        "Perturbations", list(titles), default=["contractions", "synonyms", "politeness"], key=f"kinds-{key}",
+        format_func=lambda name: f"{name}: {titles[name]}",
+    )  # fmt: skip
+    pairs = st.number_input("Only so many pairs (0: all)", 0, 10_000_000, 500, 100, key=f"pairs-{key}")
+    scored = [m for m in shared.read(catalog.models, data.dataset_id) if m.kind == "builtin"]
+    known = {(b.taxonomy, b.name) for b in shared.read(catalog.labelers, data.dataset_id) if b.kind == "builtin"}
+    then: list[dict[str, Any]] = [{"op": "label", "labeler": name, "taxonomy_name": t} for t, name in sorted(known)]
+    then += [{"op": "score", "model": m.name} for m in scored]
+    st.caption(
+        "The perturber is deterministic and uses no language model: it checks that numbers, negations and refusals "
+        "survive. What is new is then labelled and scored by the built-in models. Language models reword on Labelers."
+    )
+    if st.button("Reword", type="primary", key=f"reword-{key}", disabled=not kinds):
+        shared.start_job("rewrite", dataset=data.name, rewriter="builtin", how="+".join(kinds),
+                         limit=int(pairs) or None, then=then)  # fmt: skip
+
+
 if not rewriters:
     shared.provenance(data)
     st.info("No answer of this dataset has been reworded yet. The bundled audit has rewrites to look at.")
+    reword_form("first")
     st.stop()
 models = shared.pick_models(data, most=3)
 labels = shared.pick_labels(data, first="seal", before=shared.read(design_frames.labelled_rewrites, data.dataset_id))
@@ -192,3 +216,6 @@ if view == "By similarity":
             "Cosine of the embeddings of the answer and its rewrite, over reworded sides.",
             found.similarity, "likeness",
         )  # fmt: skip
+
+with st.expander("Reword more"):
+    reword_form("more")

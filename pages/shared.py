@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ PAGES: dict[str, tuple[str, str, str]] = {
     "Imprint": ("imprint.py", "fingerprint", "Which features does each reward model reward?"),
     "Alignment": ("alignment.py", "rule", "Where does a reward model resist the preferences, and why?"),
     "Robustness": ("robustness.py", "published_with_changes", "What changes when an answer is reworded?"),
+    "Labelers": ("labelers.py", "smart_toy", "Which language model labels or rewords, at what cost, and how reliably?"),
     "Pairs": ("pairs.py", "compare_arrows", "Search, filter and read the single pairs behind every number."),
     "Jobs": ("jobs.py", "progress_activity", "What is running, how long it takes, and what went wrong."),
 }
@@ -45,8 +47,19 @@ def page_path(title: str) -> Path:
     return Path(__file__).parent / PAGES[title][0]
 
 
+def _keys_from_secrets() -> None:
+    """Keys in Streamlit's secrets count as if in the environment: workers inherit them, nothing stores them."""
+    for name in ("OPENAI_API_KEY", "SIGNET_API_KEY", "OLLAMA_HOST"):
+        try:
+            if name in st.secrets and name not in os.environ:
+                os.environ[name] = str(st.secrets[name])
+        except FileNotFoundError:
+            return
+
+
 @st.cache_resource(show_spinner="Opening the store ...")
 def _owner(folder: str) -> Owner:
+    _keys_from_secrets()
     deadline = time.monotonic() + 20
     while True:
         try:

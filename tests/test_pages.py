@@ -14,7 +14,7 @@ from engine.client import Client
 from engine.settings import ROOT
 from tests.conftest import wait_for
 
-PAGES = ("datasets", "values", "reward_models", "imprint", "alignment", "robustness", "pairs", "jobs")
+PAGES = (*("datasets", "values", "reward_models", "imprint", "alignment", "robustness", "labelers", "pairs", "jobs"),)
 
 
 @pytest.fixture
