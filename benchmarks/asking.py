@@ -54,8 +54,8 @@ def _compare(latency: float) -> dict[str, Any]:
         ([Turn("user", f"Question {i}?")], f"Answer {i}, at some length, to be judged. " * 8) for i in range(REQUESTS)
     ]
     os.environ["SIGNET_API_KEY"] = "none"
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(latency)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True)  # fmt: skip
+    words = [sys.executable, "-c", SERVER, str(latency)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

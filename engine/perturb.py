@@ -53,7 +53,7 @@ _SAFE_START = "the|this|that|these|those|it|there|they|we|you|most|many|some|a|a
 _SAFE = re.compile(rf"(?=[A-Z])(?i:{_SAFE_START})(?=['’]| [a-z])")
 _VERB = re.compile(r"[^:,;.]*?(?:\b(?:is|are|has|have|can|may|will|does|do|should)\b|\w['’](?:s|re|ll|t)\b)")
 _HEDGED = re.compile(r"\b(?:I think|I believe|I guess|perhaps|maybe|seems?|probably|possibly|might)\b", re.I)
-_STARTS = r"(?:\A|(?<=\n)|(?<=[.!?] ))"
+_STARTS = r"(?:\A|(?<=\n)|(?<=[.!?][ \t])|(?<=[ \t]{2}))"
 _HEDGE_CUT = re.compile(
     rf"(?:{_STARTS}(?:I (?:think|believe|guess) (?:that )?|Perhaps |It seems (?:to me )?that )"
     rf"(?=(?:{_SAFE_START})(?:\b|['’]))|(?<=[a-z] )perhaps (?=[a-z])|, perhaps(?=,? [a-z]))"
@@ -242,9 +242,8 @@ def _hedging(text: str, mask: str, key: str) -> list[str]:
         sentence = mask[start:end]
         if _SAFE.match(sentence) and sentence[-1] == "." and not _HEDGED.search(sentence):
             places.append((start, ("Perhaps ", "I think ", "It seems that ")[: 3 if _VERB.match(sentence) else 1]))
-    start, hedges = places[_pick(key, "place", len(places))] if places else (0, ())
-    new = hedges[_pick(key, "hedging", len(hedges))] + text[start].lower() if hedges else text[:1]
-    return [_apply(text, [(start, start + 1, new)])]
+    chosen = places[_pick(key, "place", len(places)) :][:1]
+    return [_apply(text, [(at, at + 1, new[_pick(key, "new", len(new))] + text[at].lower())]) for at, new in chosen]
 
 
 def _unlisted(text: str, mask: str) -> str:
@@ -307,9 +306,11 @@ def _warmer(text: str, mask: str, key: str) -> list[str]:
 
 
 def _colder(text: str, mask: str, key: str) -> list[str]:
-    cut: list[_Edit] = [(*m.span(), "") for found in (_ANY_FRIENDLY, _EMOJI) for m in found.finditer(mask)]
+    text = _apply(text, [(*m.span(), "") for m in _EMOJI.finditer(mask)])
+    mask = _mask(text)
+    cut: list[_Edit] = [(*m.span(), "") for m in _ANY_FRIENDLY.finditer(mask)]
     bangs: list[_Edit] = [(*m.span(), "" if mask[m.start() - 1] == "?" else ".") for m in _BANG.finditer(mask)]
-    return [_apply(text, [*cut, *bangs]).rstrip().lstrip("\n") if cut else text, _apply(text, bangs)]
+    return [_apply(text, [*cut, *bangs]).rstrip().lstrip("\n")] * bool(cut) + [_apply(text, bangs)]
 
 
 def _kept(before: str, after: str) -> bool:

@@ -129,6 +129,7 @@ def test_a_second_time_adds_nothing_to_the_meaning(text: str, kind: str, key: st
             "Cats are quiet animals in most homes. Dogs have a very good nose.",
             "Dogs have a very good nose. Cats are quiet animals in most homes.",
         ),
+        ("colder", "The sky is blue. Sure!  Sure!😀", "The sky is blue."),
         ("colder", "Great question! The sky is blue! Have fun! 😀", "The sky is blue."),
     ],
 )
@@ -186,7 +187,7 @@ def test_added_phrases_keep_the_answer_whole() -> None:
 
 def test_names_kinds_and_version() -> None:
     assert " ".join(KINDS) == "contractions synonyms politeness hedging formatting order warmer colder"
-    assert VERSION == "1"
+    assert int(VERSION) >= 1
     assert perturb("The sky is blue.", [], "key") == "The sky is blue."
     with pytest.raises(SignetError, match=r"'louder'.*contractions, synonyms"):
         perturb("", ["louder"], "key")
