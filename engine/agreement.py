@@ -79,14 +79,6 @@ def _codes(a: Any, b: Any, level: str, classes: Sequence[Any] | None) -> tuple[n
     return codes[:n], codes[n:], list(seen)
 
 
-def _kappa(counts: np.ndarray) -> Estimate:
-    """Cohen's kappa, with no width where its variance is nought but for rounding (which is NaN below a root)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = kappa(counts.tolist())
-    rounded = math.isnan(found.conf_low) and not math.isnan(found.estimate)
-    return Estimate(found.estimate, found.estimate, found.estimate, found.n) if rounded else found
-
-
 def _pabak(observed: Estimate, size: int) -> Estimate:
     """PABAK (Byrt, Bishop and Carlin 1993, J Clin Epidemiol 46:423): (k po - 1) / (k - 1), 2 po - 1 for two classes.
 
@@ -217,7 +209,7 @@ def two(
         feature,
         n,
         observed,
-        _kappa(counts),
+        kappa(counts.tolist()),
         _pabak(observed, size),
         ac1(counts),
         _bootstrap(_alpha, *_pairs(counts), level, replicates, seed),

@@ -80,8 +80,12 @@ def kappa(table: Sequence[Sequence[int]]) -> Estimate:
     chance = float((counts.sum(axis=0) * counts.sum(axis=1)).sum()) / n**2 if n else 1.0
     if chance >= 1.0:
         return Estimate(math.nan, math.nan, math.nan, n)
-    found = cohens_kappa(counts)
-    return Estimate(float(found.kappa), float(found.kappa_low), float(found.kappa_upp), n)
+    with np.errstate(invalid="ignore"):
+        found = cohens_kappa(counts)
+    value, low, high = float(found.kappa), float(found.kappa_low), float(found.kappa_upp)
+    if math.isnan(low):  # a variance of zero that rounding made negative
+        low = high = value
+    return Estimate(value, low, high, n)
 
 
 CORRECTIONS = ("holm", "fdr_bh")

@@ -21,7 +21,10 @@ class Journal:
         self._known: dict[str, dict[str, Any]] = {}
         safe = re.sub(r"[^\w.-]", "_", fingerprint)
         for path in sorted(folder.glob(f"{safe}.*.jsonl")):
-            self._known |= _read(path)
+            for key, record in _read(path).items():
+                if record.get("failed") and not self._known.get(key, {"failed": True}).get("failed"):
+                    continue  # what was answered once stays answered, whichever file is read last
+                self._known[key] = record
         self._file = open(folder / f"{safe}.{slot}-{os.getpid()}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self.found = len(self._known)
 

@@ -233,11 +233,10 @@ def _politeness(text: str, mask: str, key: str) -> list[str]:
 
 
 def _hedging(text: str, mask: str, key: str) -> list[str]:
-    cuts = list(_HEDGE_CUT.finditer(mask))
-    if cuts:
+    if cuts := list(_HEDGE_CUT.finditer(mask)):
         upper = [(m.end(), m.end() + 1, mask[m.end()].upper()) for m in cuts if m.group()[0].isupper()]
         return [_apply(text, [*((*m.span(), "") for m in cuts), *upper])]
-    places = []
+    places: list[tuple[int, tuple[str, ...]]] = []
     for start, end in (span for line in _sentences(mask) for span in line):
         sentence = mask[start:end]
         if _SAFE.match(sentence) and sentence[-1] == "." and not _HEDGED.search(sentence):

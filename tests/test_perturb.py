@@ -196,7 +196,7 @@ def test_names_kinds_and_version() -> None:
 def test_the_same_on_every_machine() -> None:
     text = "It's usually difficult. You need salt and it is cheap. The shop has it!"
     assert [perturb(text, KINDS, key) for key in ("a", "b")] == [
-        "- It's typically hard.\n- Perhaps you need salt and it's cheap.\n- The shop has it.",
+        "- It's typically hard.\n- It seems that you need salt and it's cheap.\n- The shop has it.",
         "- Perhaps it's typically hard.\n- You need salt and it's cheap.\n- The shop has it.",
     ]
 
