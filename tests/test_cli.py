@@ -101,7 +101,9 @@ def test_the_other_audits_answer_in_json_and_in_words(audited: Path) -> None:
     scores = [row["score"] for row in suspects["pairs"]]
     assert scores == sorted(scores, reverse=True)
     reworded = ok(audited, "robustness", "Signet demo", "--model", "builtin-post", "--labeler", "builtin")
-    assert reworded["n"] == 20 and reworded["flips"]
+    assert reworded["rewriter"] == "builtin: politeness" and reworded["n"] > 200 and reworded["flips"]
+    assert ok(audited, "robustness", "Signet demo", "--model", "builtin-post", "--rewriter",
+              "reading: neutral rewording")["n"] == 20  # fmt: skip
     done = signet(
         audited, "imprint", "Signet demo", "--model", "builtin-post", "--labeler", "reading", "--taxonomy", "seal"
     )

@@ -235,7 +235,7 @@ def test_filters_find_the_pairs_behind_every_stratum_and_slice(demo: Store) -> N
 def test_filters_find_flips_and_falls(demo: Store) -> None:
     con = demo.read()
     data = catalog.dataset(con, bundle.DEMO_NAME)
-    rewriter = next(iter(design_frames.rewriters(con, data.dataset_id)))
+    rewriter = "reading: neutral rewording"
     labels = catalog.labeler(con, data.dataset_id, "builtin", "seal")
     model = catalog.model(con, data.dataset_id, "builtin-post")
     pairs = design_frames.load_reworded(con, data.dataset_id, rewriter, [columns.source_of(labels)], (model,))

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import heads, labelers, taxonomy
+from engine import heads, labelers, perturb, rewriting, taxonomy
 from engine.embedder import embed
 from engine.records import PART_COLUMNS, Entry, Turn, prompt_hash, turns_to_json
 from engine.settings import BUILTIN
@@ -33,6 +33,7 @@ from engine.settings import BUILTIN
 DEMO = BUILTIN / "demo"
 SOURCE = DEMO / "source"
 READER = "reading"
+PERTURBED = ["politeness"]  # what the bundled rewrites by rule change: most answers can be made politer or less so
 CODES = {
     "VQ": "human_vocabulary_quality", "AN": "anthropomorphic", "CO": "coherent", "RE": "refusal", "HE": "helpful",
     "HA": "harmless", "HO": "honest", "IN": "insult", "SE": "sexually_explicit", "PR": "breaks_privacy",
@@ -211,25 +212,32 @@ def _write_rewards(entries: pa.Table) -> None:
 
 
 def _write_rewrites(sides: dict[tuple[str, str], Entry]) -> list[Entry]:
-    """Writes them; returns the reworded entries, which are labelled and scored as the others are."""
+    """Writes them; returns the reworded entries, which are labelled and scored as the others are.
+
+    The 40 that were written by hand of a reader, and what the built-in perturber makes of every answer.
+    """
     rows = [
-        (sides[r["id"], r["side"]], r["response"])
+        (sides[r["id"], r["side"]], r["response"], "reading: neutral rewording")
         for r in read_jsonl(SOURCE / "rewrites.jsonl")
-        if (r["id"], r["side"]) in sides and r["response"].strip() != sides[r["id"], r["side"]].response.strip()
+        if (r["id"], r["side"]) in sides and perturb.changed(sides[r["id"], r["side"]].response, r["response"])
     ]
-    before, after = embed([entry.response for entry, _ in rows]), embed([text for _, text in rows])
+    for entry in {entry.hash: entry for entry in sides.values()}.values():
+        text = perturb.perturb(entry.response, PERTURBED, entry.hash)
+        if perturb.changed(entry.response, text) and not rewriting.complaint_about(entry.response, text):
+            rows.append((entry, text, rewriting.resolve("builtin", "+".join(PERTURBED), {}).name))
+    before, after = embed([entry.response for entry, _, _ in rows]), embed([text for _, text, _ in rows])
     norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     table = pa.table(
         {
-            "entry": [entry.hash for entry, _ in rows],
-            "rewritten": [Entry(entry.prompt, text).hash for entry, text in rows],
-            "response": [text for _, text in rows],
-            "rewriter": ["reading: neutral rewording"] * len(rows),
+            "entry": [entry.hash for entry, _, _ in rows],
+            "rewritten": [Entry(entry.prompt, text).hash for entry, text, _ in rows],
+            "response": [text for _, text, _ in rows],
+            "rewriter": [rewriter for _, _, rewriter in rows],
             "similarity": (before * after).sum(axis=1).astype(float) / norms,
         }
     )
     pq.write_table(table, DEMO / "rewrites.parquet", compression="zstd")
-    return [Entry(entry.prompt, text) for entry, text in rows]
+    return [Entry(entry.prompt, text) for entry, text, _ in rows]
 
 
 if __name__ == "__main__":
