@@ -230,8 +230,9 @@ def robustness(
         "labelled": found.labelled,
         "alignment": [
             {"model": a.model, "before": _plain(a.before.estimate), "after": _plain(a.after.estimate),
-             "became_misaligned": a.became_misaligned, "became_aligned": a.became_aligned,
-             "p_value": a.test.p_value, "n": a.before.n} for a in found.changes],
+             "changed": _plain(a.changed.estimate), "changed_low": _plain(a.changed.conf_low),
+             "changed_high": _plain(a.changed.conf_high), "became_misaligned": a.became_misaligned,
+             "became_aligned": a.became_aligned, "p_value": a.test.p_value, "n": a.before.n} for a in found.changes],
     }  # fmt: skip
     if found.flips is not None:
         result["flips"] = _rows(found.flips)

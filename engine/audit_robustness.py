@@ -12,7 +12,7 @@ import pandas as pd
 from engine import catalog, columns, design_frames, robustness
 from engine.alignment import OddsModel
 from engine.imprint import Imprint
-from engine.intervals import wilson
+from engine.intervals import interval_text, wilson
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 
@@ -173,11 +173,8 @@ def finding(found: Robustness) -> str:
     """The page's one sentence."""
     if found.n < 30:
         return f"Too few reworded pairs ({found.n}, fewer than 30) to say anything"
-    worst = max(found.changes, key=lambda c: abs(c.test.difference.estimate))
-    clear = worst.test.p_value < 0.05 / len(found.changes)
-    text = (
-        f"Reworded, {worst.model} agrees with people in {worst.after.estimate:.1%} instead of "
-        f"{worst.before.estimate:.1%} of {found.n:,} pairs"
-    )
-    fell = worst.became_misaligned
-    return f"{text}: {fell:,} fall, {worst.became_aligned:,} rise" + ("" if clear else ", no clear change")
+    parts = [
+        f"{c.model}'s verdict in {interval_text(c.changed)} ({c.became_misaligned:,} fall, {c.became_aligned:,} rise)"
+        for c in sorted(found.changes, key=lambda c: -c.changed.estimate)
+    ]
+    return f"Rewording changes {'; '.join(parts)}"

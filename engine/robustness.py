@@ -25,11 +25,16 @@ DIRECTIONS = ("gained", "lost")
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A model on the same pairs before and after rewording; the test is McNemar's exact one."""
+    """A model on the same pairs before and after rewording; the test is McNemar's exact one.
+
+    `changed` is the share of pairs whose verdict is another after rewording, whichever way: falls and rises may cancel
+    out in the alignment score, but not here.
+    """
 
     model: str
     before: Estimate
     after: Estimate
+    changed: Estimate
     became_misaligned: int
     became_aligned: int
     test: McNemar
@@ -43,8 +48,9 @@ def alignment_change(model: str, before: Array, after: Array) -> Alignment:
     varies = n > 1 and before.std() > 0 and after.std() > 0
     correlation = float(np.corrcoef(before.ravel(), after.ravel())[0, 1]) if varies else math.nan
     return Alignment(
-        model, wilson(int(was.sum()), n), wilson(int(now.sum()), n), lost, won, mcnemar(won, lost, n), correlation
-    )
+        model, wilson(int(was.sum()), n), wilson(int(now.sum()), n), wilson(lost + won, n), lost, won,
+        mcnemar(won, lost, n), correlation,
+    )  # fmt: skip
 
 
 def flip_table(pairs: Reworded, columns: Sequence[Column]) -> pd.DataFrame:

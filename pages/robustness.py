@@ -105,18 +105,17 @@ if found.n < MINIMUM_N:
 frame = pd.DataFrame(
     [
         {"model": c.model, "n": c.before.n, "before": c.before.estimate, "after": c.after.estimate,
-         "became_misaligned": c.became_misaligned, "became_aligned": c.became_aligned,
-         "change": c.test.difference.estimate, "conf_low": c.test.difference.conf_low,
-         "conf_high": c.test.difference.conf_high, "p_value": c.test.p_value, "reward_correlation": c.correlation}
+         "verdict_changed": c.changed.estimate, "changed_low": c.changed.conf_low,
+         "changed_high": c.changed.conf_high, "became_misaligned": c.became_misaligned,
+         "became_aligned": c.became_aligned, "change": c.test.difference.estimate,
+         "conf_low": c.test.difference.conf_low, "conf_high": c.test.difference.conf_high, "p_value": c.test.p_value, "reward_correlation": c.correlation}
         for c in found.changes
     ]
 )  # fmt: skip
-st.dataframe(
-    frame, hide_index=True, alt="Alignment before and after rewording",
-    column_config={c: SHARE for c in ("before", "after", "change", "conf_low", "conf_high")}
-    | {"p_value": st.column_config.NumberColumn(format="%.3g"),
-       "reward_correlation": st.column_config.NumberColumn(format="%.3f")},
-)  # fmt: skip
+numbers: dict[str, Any] = {c: SHARE for c in frame if c not in ("model", "n", "became_misaligned", "became_aligned")}
+numbers["p_value"] = st.column_config.NumberColumn(format="%.3g")
+numbers["reward_correlation"] = st.column_config.NumberColumn(format="%.3f")
+st.dataframe(frame, hide_index=True, alt="Alignment before and after rewording", column_config=numbers)
 with st.container(horizontal=True):
     for m in models:
         for value in ("became_misaligned", "became_aligned"):

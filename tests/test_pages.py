@@ -89,7 +89,7 @@ def test_every_view_of_the_audit_pages_draws(app: Any) -> None:
     app("alignment", view="By stratum", by="value", first="helpful")
     app("alignment", view="Slices", least="20", before="builtin-post", after="builtin-pre")
     for view in ("Flips", "Which flips matter", "By similarity"):
-        assert "agrees with people in" in text_of(app("robustness", view=view))
+        assert "Rewording changes builtin-p" in text_of(app("robustness", view=view))
     few = app("robustness", rewriter="reading: neutral rewording")
     assert "Too few reworded pairs (20, fewer than 30)" in text_of(few)
 

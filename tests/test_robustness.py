@@ -69,6 +69,7 @@ def test_alignment_change_counts_by_hand() -> None:
     one = robustness.alignment_change("m", before, after)
     assert (one.before.estimate, one.after.estimate) == (0.6, 0.6)
     assert (one.became_misaligned, one.became_aligned) == (2, 2)
+    assert one.changed.estimate == 0.8
     assert one.test.p_value == 1.0
 
 
