@@ -68,13 +68,10 @@ class Asking:
             raise SignetError(
                 f"The price of {self.model} is not known, so a ceiling cannot be kept; add it to prices.yaml."
             )
-        self._usage = self._recorded()
-        self.counts: dict[str, Any] = {}
+        before = jobs.read_json(self.folder / "spent.json") if self.folder else None  # of a worker that was killed
+        self._usage = Usage(**before["usage"]) if before else Usage(0, 0, 0, 0)
+        self.counts: dict[str, Any] = dict(before["counts"]) if before else {}
         self._last = 0.0
-
-    def _recorded(self) -> Usage:
-        body = jobs.read_json(self.folder / "spent.json") if self.folder else None
-        return Usage(**body["usage"]) if body else Usage(0, 0, 0, 0)
 
     def open(self) -> Endpoint:
         """The endpoint, freshly opened."""
@@ -99,13 +96,14 @@ class Asking:
             return asker.ask_all(questions, lambda tally: self._note(tally, asker))
         finally:
             self._usage += asker.tally.usage
-            self._count(asker.tally)
-            self._save(self._usage, {})
+            self.counts = self._counted(asker.tally)
+            self.counts |= {"mode": asker.tally.mode, "requests": self._usage.requests, "spent_usd": self.spent()}
+            self._save(self._usage, self.counts, {})
 
-    def _count(self, tally: Tally) -> None:
-        for name in ("answered", "cached", "failed", "refused", "repaired", "busy"):
-            self.counts[name] = self.counts.get(name, 0) + getattr(tally, name)
-        self.counts |= {"mode": tally.mode, "requests": self._usage.requests, "spent_usd": self.spent()}
+    def _counted(self, tally: Tally) -> dict[str, Any]:
+        """The counts so far with those of a tally."""
+        names = ("answered", "cached", "failed", "refused", "repaired", "busy")
+        return self.counts | {name: self.counts.get(name, 0) + getattr(tally, name) for name in names}
 
     def spent(self) -> float | None:
         """US dollars of this job so far; None where the price is unknown, 0 for a server of one's own."""
@@ -118,11 +116,11 @@ class Asking:
             self._last = time.monotonic()
             live = {"entries": tally.answered + tally.failed + tally.cached, "seconds": tally.seconds,
                     "failed": tally.failed, "busy": tally.busy, "spent_usd": round(asker.spent, 6)}  # fmt: skip
-            self._save(self._usage + tally.usage, live)
+            self._save(self._usage + tally.usage, self._counted(tally), live)
 
-    def _save(self, usage: Usage, live: dict[str, Any]) -> None:
+    def _save(self, usage: Usage, counts: dict[str, Any], live: dict[str, Any]) -> None:
         if self.folder is not None:
-            jobs.write_json(self.folder / "spent.json", {"usage": asdict(usage)})
+            jobs.write_json(self.folder / "spent.json", {"usage": asdict(usage), "counts": counts})
             jobs.write_json(self.folder / "live.json", live)
 
     def _by_batch(self, questions: Sequence[Question]) -> None:
@@ -147,7 +145,7 @@ class Asking:
         outcome = batches.run(
             client, requests, folder, f"{self.folder.name}-{shard}", stop=cancelled.exists,
             poll_seconds=float(os.environ.get("SIGNET_POLL_SECONDS", "30")),
-            on_progress=lambda done, _: self._save(self._usage, {"entries": done}),
+            on_progress=lambda done, _: self._save(self._usage, self.counts, {"entries": done}),
         )  # fmt: skip
         if cancelled.exists():  # what is missing may still come: it must not be asked live
             raise SignetError("The batch was cancelled; resume the job to collect what it has answered.")

@@ -108,7 +108,8 @@ frame = pd.DataFrame(
          "verdict_changed": c.changed.estimate, "changed_low": c.changed.conf_low,
          "changed_high": c.changed.conf_high, "became_misaligned": c.became_misaligned,
          "became_aligned": c.became_aligned, "change": c.test.difference.estimate,
-         "conf_low": c.test.difference.conf_low, "conf_high": c.test.difference.conf_high, "p_value": c.test.p_value, "reward_correlation": c.correlation}
+         "conf_low": c.test.difference.conf_low, "conf_high": c.test.difference.conf_high,
+         "p_value": c.test.p_value, "reward_correlation": c.correlation}
         for c in found.changes
     ]
 )  # fmt: skip
