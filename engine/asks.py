@@ -21,7 +21,7 @@ from engine.prompts import Unusable, complaint
 from engine.records import SignetError
 
 RETRIES = 2  # further questions after an unusable answer
-PATIENCE = 12  # busy answers in a row to one question before it counts as failed
+PATIENCE = 14  # busy answers in a row to one question before it counts as failed: some six minutes of back-off
 FRUITLESS = 40  # questions in a row that failed by a busy server before the job stops
 
 
@@ -50,18 +50,19 @@ class Tally:
 
 
 class Asker:
-    """Asks one endpoint under one journal. `ceiling`: US dollars after which no more is asked."""
+    """Asks one endpoint under one journal. `ceiling`: US dollars after which no more is asked; `attempt` tells one
+    making of a job from another, so that a restart does not ask again what failed."""
 
     def __init__(
         self, open_endpoint: Callable[[], Endpoint], journal: Journal, schema: dict[str, Any] | None,
         options: dict[str, Any], concurrency: int = 16, price: Price | None = None, ceiling: float | None = None,
-        spent: float = 0.0,
+        spent: float = 0.0, attempt: float = 0.0,
     ) -> None:  # fmt: skip
         self._open, self._journal = open_endpoint, journal
         self._endpoint: Endpoint
         self._schema, self._options = schema, options
         self._concurrency, self._price, self._ceiling = max(1, concurrency), price, ceiling
-        self._before = spent
+        self._before, self._attempt = spent, attempt
         self._pause_until = 0.0
         self._fruitless = 0
         self._halt: SignetError | None = None
@@ -86,6 +87,9 @@ class Asker:
         todo: list[Question] = []
         for question in questions:
             known = self._journal.get(question.key)
+            if known is not None and known.get("failed") and self._attempt and known.get("attempt") == self._attempt:
+                self.tally.failed += 1  # a restart of the same job does not pay for it again; a new job does
+                continue
             if known is not None and "text" in known and not known.get("failed"):
                 try:
                     found[question.key] = question.read(known["text"])
@@ -136,13 +140,14 @@ class Asker:
             try:
                 answer = await self._patiently(messages)
             except Unanswerable as error:
-                self._in_vain(f"{self._endpoint.base_url} refuses the requests: {error}")
                 self._failed(question, raw, str(error))
+                if self.tally.answered == 0:  # all of them, not this one?
+                    self._in_vain(f"{self._endpoint.base_url} refuses the requests: {error}")
                 return None
             if answer is None:
                 self._failed(question, raw, reason or "the server stayed busy")
                 return None
-            raw = answer.text
+            raw = answer.text.encode("utf-8", "replace").decode()
             if answer.refusal:
                 reason = f"refused: {answer.refusal[:200]}"
                 self.tally.refused += 1
@@ -163,7 +168,7 @@ class Asker:
 
     def _failed(self, question: Question, raw: str, reason: str) -> None:
         self.tally.failed += 1
-        self._journal.put(question.key, {"text": raw, "failed": reason})
+        self._journal.put(question.key, {"text": raw, "failed": reason, "attempt": self._attempt})
 
     async def _patiently(self, messages: Messages) -> Answer | None:
         """One answer, however often the server is busy; None when patience ends."""
@@ -183,11 +188,12 @@ class Asker:
                 raise SignetError(str(error)) from None
             except Busy as error:
                 self.tally.busy += 1
-                wait = error.after if error.after is not None else min(60.0, 0.5 * 2**tries)
-                if error.after is not None:  # the whole server is meant, not this question
-                    self._pause_until = max(self._pause_until, time.monotonic() + wait)
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0) if error.after is None else 0)
+                if error.after:  # the whole server is meant, not this question
+                    self._pause_until = max(self._pause_until, time.monotonic() + error.after)
+                wait = max(error.after or 0.0, min(60.0, 0.25 * 2**tries))
+                await asyncio.sleep(wait * random.uniform(0.7, 1.3))
                 continue
+            self._fruitless = 0
             self.tally.usage += answer.usage
             if answer.wait:
                 self._pause_until = max(self._pause_until, time.monotonic() + answer.wait)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
@@ -86,7 +86,8 @@ def _judged(
     """The pairs that every model has scored; the first labeler's targets decide its preference."""
     design = design_frames.load(con, dataset_id, [columns.source_of(one) for one in labelers], models, part)
     design = design.where(np.all(np.isfinite(design.rewards), axis=(1, 2)))
-    targets = columns.targets(design, 0, order) if labelers else []
+    labelled = any(c.source == 0 for c in design.columns)  # the part of the dataset may hold no label at all
+    targets = columns.targets(design, 0, order) if labelers and labelled else []
     if not targets:
         return Judged(design, labelers, None, None, (), 0)
     known = design.known[:, 0].copy()
@@ -137,7 +138,7 @@ def _heat(before: np.ndarray, after: np.ndarray) -> tuple[pd.DataFrame, pd.DataF
     x, y = at // HEAT_BINS, at % HEAT_BINS
     frame = pd.DataFrame(
         {"x": edges[x], "x2": edges[x + 1], "y": edges[y], "y2": edges[y + 1], "n": counts[at],
-         "scale_x": before.std(), "scale_y": after.std()}
+         "scale_x": before.std(), "scale_y": after.std(), "reach": reach}
     )  # fmt: skip
     was, now = before > 0, after > 0
     corners = pd.DataFrame(
@@ -230,21 +231,34 @@ def find_slices(
     order: tuple[str, ...] = (), minimum: int = slices.MINIMUM_SLICE, correction: str = "holm",
     part: Part = WHOLE,
 ) -> slices.Search:  # fmt: skip
-    """Where the model resists most, over everything that the labelers, subsets and lengths can say about a pair."""
+    """Where the model resists most, over everything that the labelers, subsets and lengths can say about a pair.
+
+    On the pairs that all the labelers (with any label here) have labelled: else what is labelled, not what is in it,
+    would make a slice.
+    """
     judged = _judged(con, dataset_id, (model,), labelers, order, part)
+    design = judged.design
+    labelled = [s for s in range(design.known.shape[1]) if design.known[:, s].any()]
+    known = np.all(design.known[:, labelled], axis=1)
+    judged = replace(
+        judged, design=design.where(known), verdict=None if judged.verdict is None else judged.verdict[known],
+        known=None if judged.known is None else judged.known[known],
+    )  # fmt: skip
     misaligned = judged.design.margins()[:, 0] <= 0
-    return slices.search(_all_predicates(judged), misaligned, minimum, correction)
+    return slices.search(
+        _all_predicates(judged), misaligned, minimum, correction, clusters=judged.design.clusters
+    )  # fmt: skip
 
 
 def find_suspects(
     con: duckdb.DuckDBPyConnection, dataset_id: int, models: tuple[catalog.Model, ...],
-    labels: catalog.Labeler | None = None, order: tuple[str, ...] = (), most: int | None = 500,
+    labels: catalog.Labeler | None = None, order: tuple[str, ...] = (), most: int | None = 500, part: Part = WHOLE,
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Suspect pairs with their reasons and review, and how many there are in all.
 
     Columns: pair_no, pair_id, subset, score, a margin a model, reasons, review (keep, swap, drop or empty), prompt.
     """
-    judged = _judged(con, dataset_id, models, (labels,) if labels else (), order, WHOLE)
+    judged = _judged(con, dataset_id, models, (labels,) if labels else (), order, part)
     design = judged.design
     verdict = judged.verdict if labels is not None else None
     if labels is not None and verdict is None:
@@ -293,10 +307,12 @@ def _with_texts(con: duckdb.DuckDBPyConnection, dataset_id: int, frame: pd.DataF
 
 def margin_filters(row: pd.Series, before: str, after: str) -> list[Filter]:
     """The pairs of one cell of the heat."""
-    return [
-        Filter.of("margin", model=name, min=row[low] * row[scale], max=row[high] * row[scale])
-        for name, low, high, scale in ((before, "x", "x2", "scale_x"), (after, "y", "y2", "scale_y"))
-    ]
+    found = []
+    for name, low, high, scale in ((before, "x", "x2", "scale_x"), (after, "y", "y2", "scale_y")):
+        first, last = row[low] <= -row["reach"] * 0.999, row[high] >= row["reach"] * 0.999  # edge bins hold the rest
+        span = {"min": None if first else row[low] * row[scale], "max": None if last else row[high] * row[scale]}
+        found.append(Filter.of("margin", model=name, **span))
+    return found
 
 
 def finding(found: Alignment) -> str:

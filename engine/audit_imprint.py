@@ -35,7 +35,8 @@ class ModelImprint:
     """One model's imprint with and without controls, in SDs of its margin (`margin_sd`) over the n pairs used.
 
     `scored`: pairs with both rewards; `labelled`: pairs labelled on both sides; `total`: all pairs. `titles` by column
-    name; `left_out` names features that did not enter, and why. `controlled` is None in pooled mode.
+    name; `places` gives the stored feature and level of a column; `left_out` names what did not enter, and why.
+    `controlled` is None in pooled mode.
     """
 
     model: str
@@ -48,6 +49,7 @@ class ModelImprint:
     titles: dict[str, str]
     left_out: dict[str, str]
     control_names: tuple[str, ...]
+    places: dict[str, tuple[str, str | None]]
 
     def table(self, controlled: bool = True, raw: bool = False) -> pd.DataFrame:
         """Coefficients with titles; controls last. `raw`: in units of the reward."""
@@ -62,8 +64,9 @@ class ModelImprint:
 
 
 def _load(
-    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, models: Sequence[catalog.Model]
-) -> tuple[Design, list[Column], list[Column], dict[str, str]]:
+    con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, models: Sequence[catalog.Model],
+    prompt_too: bool = False,
+) -> tuple[Design, list[Column], list[Column], dict[str, str]]:  # fmt: skip
     """The design, its feature columns, its control columns, and what was left out."""
     sources = [columns.source_of(setting.labeler)]
     surface = setting.labeler.taxonomy == columns.SURFACE
@@ -71,7 +74,7 @@ def _load(
     if style is not None:
         sources.append(columns.source_of(style, columns.STYLE))
     design = design_frames.load(con, dataset_id, sources, models, setting.part)
-    found, left_out = columns.features(design, 0, setting.features, setting.dummies)
+    found, left_out = columns.features(design, 0, setting.features, setting.dummies, prompt_too)
     extra = columns.controls(design, 1 if style is not None else None)
     if surface:  # its own length features are the controls already
         extra = []
@@ -86,7 +89,7 @@ def model_imprints(
 
     `mode`: within (pair effect, clustered by prompt) or pooled (what SEAL's authors ran).
     """
-    design, found, extra, left_out = _load(con, dataset_id, setting, models)
+    design, found, extra, left_out = _load(con, dataset_id, setting, models, mode == "pooled")
     labelled = int(design.complete(found).sum())
     results = []
     for k, model in enumerate(models):
@@ -109,10 +112,11 @@ def model_imprints(
                     setting.correction,
                 )
         titles = {c.name: c.title for c in [*found, *extra]}
-        dropped = left_out | plain.dropped
+        held = controlled.dropped if controlled is not None else {}
+        dropped = left_out | {f"{name} (with length and style)": why for name, why in held.items()} | plain.dropped
         results.append(
             ModelImprint(model.label, plain, controlled, spread, design.n, scored, labelled, titles, dropped,
-                         tuple(c.name for c in extra))
+                         tuple(c.name for c in extra), {c.name: (c.feature, c.level) for c in [*found, *extra]})
         )  # fmt: skip
     return results
 
@@ -184,7 +188,7 @@ def angle_shift(
     con: duckdb.DuckDBPyConnection, dataset_id: int, setting: Setting, before: catalog.Model, after: catalog.Model
 ) -> AngleShift:  # fmt: skip
     """SEAL's Eq 2 from `before` to `after`, with what a constant added to the second model does to it."""
-    design, found, _, _ = _load(con, dataset_id, replace(setting, style=None), (before, after))
+    design, found, _, _ = _load(con, dataset_id, replace(setting, style=None), (before, after), True)
     here = design.where(design.complete(found, [0, 1]))
     return _by_angle(here, found, setting.correction)
 
@@ -269,8 +273,10 @@ def bootstrap_check(
     design, found, extra, _ = _load(con, dataset_id, setting, (model,))
     used = [*found, *extra]
     here = design.where(design.complete(used, [0]))
+    if here.n <= len(used) + 2:
+        return pd.DataFrame(columns=["feature", "estimate", "conf_low", "conf_high", "boot_low", "boot_high", "title"])
     margins = here.margins()[:, 0]
-    spread = float(margins.std(ddof=1)) if here.n > 1 else 1.0
+    spread = float(margins.std(ddof=1))
     rows = here.differences(used)
     fitted = imprint.within(rows, margins, spread or 1.0, setting.correction)
     frame = imprint.bootstrapped(fitted, rows, margins, replicates)

@@ -172,13 +172,14 @@ def suspects(
 
 def suspect_pairs(
     con: duckdb.DuckDBPyConnection, dataset: str, models: list[str], labeler: str | None = None,
-    taxonomy: str | None = None, min_score: float = 0.0,
+    taxonomy: str | None = None, min_score: float = 0.0, order: str = "",
 ) -> list[int]:  # fmt: skip
     """Numbers of the suspect pairs with at least that score: what a clean export can leave out."""
     data = catalog.dataset(con, dataset)
     found = tuple(catalog.model(con, data.dataset_id, name) for name in models)
     labels = _labels(con, data.dataset_id, labeler, taxonomy) if labeler else None
-    frame, _ = audit_alignment.find_suspects(con, data.dataset_id, found, labels, (), None)
+    wanted = tuple(name for name in order.split(",") if name)
+    frame, _ = audit_alignment.find_suspects(con, data.dataset_id, found, labels, wanted, None)
     return [int(no) for no in frame.loc[frame["score"] >= min_score, "pair_no"]] if len(frame) else []
 
 

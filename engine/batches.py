@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.endpoints import scrub
 from engine.records import SignetError, content_hash
 
 TRIES, BACKOFF_SECONDS, LONGEST_WAIT = 8, 0.5, 60.0
@@ -99,7 +100,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _hidden(text: object, client: Any) -> str:
     """A text without the API key."""
-    return str(text).replace(client.api_key, "***") if client.api_key else str(text)
+    return scrub(str(text), client.api_key)
 
 
 def _transient(error: Exception) -> bool:

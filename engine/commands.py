@@ -208,6 +208,8 @@ def cancel(store: Store, job: str) -> Result:
     if jobs.read_state(found).state in jobs.ENDED:
         raise SignetError(f"Job {job} is {jobs.read_state(found).state} already.")
     found.path("cancel").touch()
+    for folder in found.folder.glob("batch-*"):
+        labelers.cancel_batches(found.params, folder)
     return {"job": job}
 
 
@@ -267,14 +269,19 @@ def answer(store: Store, operation: str, arguments: dict[str, Any]) -> Result:
         return {"error": f"{operation} failed: {type(error).__name__}: {error}"}
 
 
-def after(store: Store, job: jobs.Job) -> None:
-    """What follows a finished job: labels that Signet ships attach themselves to the entries they belong to."""
+def after(store: Store, job: jobs.Job) -> list[str]:
+    """What follows a finished job: shipped labels attach themselves, a chain goes on. What could not, in sentences."""
+    notes = []
     if job.kind == "rewrite":
         for step in job.params.get("then", []):
             arguments = {key: value for key, value in step.items() if key != "op"}
-            OPERATIONS[step["op"]](store, dataset=job.dataset, **arguments)
+            try:
+                OPERATIONS[step["op"]](store, dataset=job.dataset, **arguments)
+            except SignetError as error:
+                notes.append(str(error))
     if job.kind == "import":
         bundle.attach_shipped_labels(store)
         upload = Path(job.params["source"])
         if upload.parent == store.home / "uploads":
             shutil.rmtree(upload, ignore_errors=True) if upload.is_dir() else upload.unlink(missing_ok=True)
+    return notes

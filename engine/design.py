@@ -92,6 +92,11 @@ class Rows:
         )
 
 
+def stack(columns: Sequence[Array], rows: int) -> Array:
+    """Columns side by side; a matrix of `rows` without columns where there are none."""
+    return np.column_stack(columns) if columns else np.empty((rows, 0))
+
+
 @dataclass(frozen=True)
 class Design:
     """Pairs with everything an audit regresses on, sorted by `prompt`; all arrays have a row a pair.
@@ -174,7 +179,7 @@ class Design:
         """Within-pair differences of columns, clustered by prompt: Eq 1."""
 
         def block(start: int, stop: int) -> Array:
-            return np.column_stack([self.difference(c, start, stop) for c in columns])
+            return stack([self.difference(c, start, stop) for c in columns], stop - start)
 
         return Rows(tuple(c.name for c in columns), self.n, block, self.clusters)
 
@@ -182,7 +187,7 @@ class Design:
         """Columns of the chosen and then of the rejected side, named "name (chosen)", "name (rejected)": Eq 2, Eq 3."""
 
         def block(start: int, stop: int) -> Array:
-            return np.column_stack([self.values(c, side, start, stop) for side in SIDE for c in columns])
+            return stack([self.values(c, side, start, stop) for side in SIDE for c in columns], stop - start)
 
         names = tuple(f"{c.name} ({side})" for side in SIDE for c in columns)
         return Rows(names, self.n, block, self.clusters)

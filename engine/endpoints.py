@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from engine.costs import Usage
 from engine.records import SignetError
@@ -74,7 +75,7 @@ def scrub(text: str, *keys: str | None) -> str:
     for key in keys:
         if key and len(key) > 5:
             text = text.replace(key, "***")
-    return re.sub(r"\b(sk|key|Bearer)[-_ ][A-Za-z0-9*._\-]{6,}", "***", " ".join(text.split()))
+    return re.sub(r"\b(?:sk|pk|key)-[\w.*-]{6,}|\bBearer [\w.*-]{6,}", "***", " ".join(text.split()))
 
 
 def key_for(base_url: str | None) -> str | None:
@@ -89,7 +90,9 @@ class OpenAIEndpoint:
 
     def __init__(self, model: str, base_url: str | None = None, timeout: float = 120.0) -> None:
         import openai
+        from openai.types import chat
 
+        self._chat = chat
         self._key = key_for(base_url)
         if not self._key:
             raise SignetError("No OPENAI_API_KEY in the environment (or in Streamlit's secrets); set it and try again.")
@@ -103,6 +106,8 @@ class OpenAIEndpoint:
     ) -> Answer:
         """One completion; see Endpoint."""
         body = chat_body(self.name, messages, schema, mode, options)
+        if "api.openai.com" in self.base_url and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")  # its newer models know only this name
         try:
             raw = await self._client.chat.completions.with_raw_response.create(**body)
             found = raw.parse()
@@ -110,6 +115,8 @@ class OpenAIEndpoint:
             raise self._sorted(error, mode) from None
         except ValueError as error:  # a body that is no JSON
             raise Busy(f"the answer was cut short ({type(error).__name__})") from None
+        if not isinstance(found, self._chat.ChatCompletion):
+            raise Refused(f"{self.base_url} does not speak OpenAI's API.")
         if not found.choices:
             raise Busy("the answer had no choice")
         message = found.choices[0].message
@@ -133,7 +140,8 @@ class OpenAIEndpoint:
             if mode != "text" and re.search(r"response_format|json_schema|schema|grammar|format", text, re.I):
                 return TooStrict(text[:200])
             return Unanswerable(text[:200])
-        return Busy(f"{type(error).__name__}: {text[:120]}")
+        after = _retry_after(error.response.headers) if isinstance(error, o.APIStatusError) else None
+        return Busy(f"{type(error).__name__}: {text[:120]}", after)
 
     async def revision(self) -> str:
         """OpenAI gives no digest: a dated model name pins it, a bare one does not."""
@@ -177,6 +185,8 @@ def _pause(headers: Any) -> float:
 def _seconds(text: str) -> float:
     """Seconds of OpenAI's durations: "1s", "6m0s", "120ms"."""
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    if re.fullmatch(r"[\d.]+", text):
+        return min(float(text), 300.0)
     found = re.findall(r"([\d.]+)(ms|s|m|h)", text)
     return min(sum(float(number) * units[unit] for number, unit in found), 300.0)
 
@@ -229,8 +239,8 @@ class OllamaEndpoint:
         """The model's digest, so that a mutable tag cannot change under a labeler."""
         try:
             listed = await self._client.list()
-        except Exception:
-            return self.name
+        except Exception as error:
+            raise Busy(f"{self.base_url} does not list its models ({type(error).__name__})") from None
         for model in listed.models:
             if model.model in (self.name, f"{self.name}:latest") and model.digest:
                 return f"{self.name}@{model.digest[:12]}"
@@ -254,6 +264,23 @@ def provider(name: str) -> tuple[str, str]:
 def open_endpoint(name: str, base_url: str | None = None) -> Endpoint:
     """The endpoint of "openai:MODEL" (any server with OpenAI's API by `base_url`) or "ollama:MODEL"."""
     kind, model = provider(name)
-    if base_url and not re.match(r"https?://", base_url):
-        raise SignetError(f"base_url is {base_url!r}; it must begin with http:// or https://.")
-    return OpenAIEndpoint(model, base_url) if kind == "openai" else OllamaEndpoint(model, base_url)
+    check_address(base_url)
+    try:
+        return OpenAIEndpoint(model, base_url) if kind == "openai" else OllamaEndpoint(model, base_url)
+    except (ValueError, TypeError) as error:
+        raise SignetError(f"base_url is no address: {scrub(str(error))[:120]}") from None
+
+
+def check_address(base_url: Any) -> None:
+    """SignetError for what is no address of a server, or holds a secret."""
+    if base_url is None:
+        return
+    try:
+        parts = urlsplit(base_url)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1
+    except (ValueError, TypeError, AttributeError):
+        parts, wrong = None, True
+    if wrong or parts is None:
+        raise SignetError("base_url is no address; write http://HOST:PORT/v1.")
+    if parts.username or parts.password or parts.query:
+        raise SignetError("base_url may hold no user, password or key: put the key into SIGNET_API_KEY.")

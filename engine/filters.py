@@ -14,13 +14,14 @@ disagree    taxonomy, labeler, other, feature: a side that the two labelers labe
 verdict     taxonomy, labeler, order (target features, the first decides), value: chosen, rejected, indifferent
 reward      model, side (chosen, rejected), min, max
 margin      model, min, max   (chosen minus rejected; max exclusive)
-aligned     model, value: yes (margin > 0), no (margin < 0), tie
+aligned     model, value: yes (margin > 0), no (margin < 0), tie, resists (no or tie)
 regime      before, after, value: stayed_aligned, became_aligned, stayed_misaligned, reversed (ties misaligned)
 angle       before, after, min, max in degrees (min exclusive, max inclusive): SEAL's reward shift
 length      side, min, max in characters; max exclusive
 ratio       min, max: characters of the chosen over the rejected response, one added to each; max exclusive
-flip        rewriter, taxonomy, labeler, feature, side, value: gained, lost (reworded against original)
-reworded    rewriter, model, value: aligned, misaligned, became_misaligned, became_aligned
+flip        rewriter, taxonomy, labeler, feature, side, value: gained, lost (reworded against original); min: least
+            similarity of a reworded side of the pair
+reworded    rewriter, model, value: aligned, misaligned, became_misaligned, became_aligned; min as in flip
 review      value: keep, swap, drop, open (none yet)
 """
 
@@ -48,8 +49,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "verdict": ("taxonomy", "labeler", "order", "value"),
     "angle": ("before", "after", "min", "max"),
     "ratio": ("min", "max"),
-    "flip": ("rewriter", "taxonomy", "labeler", "feature", "side", "value"),
-    "reworded": ("rewriter", "model", "value"),
+    "flip": ("rewriter", "taxonomy", "labeler", "feature", "side", "value", "min"),
+    "reworded": ("rewriter", "model", "value", "min"),
     "review": ("value",),
 }
 
@@ -101,7 +102,7 @@ class Filter:
         if self.kind == "regime":
             return f"{f.get('value', '').replace('_', ' ')} ({f.get('before')} → {f.get('after')})"
         if self.kind == "aligned":
-            words = {"yes": "agrees with", "no": "resists", "tie": "ties on"}
+            words = {"yes": "agrees with", "no": "contradicts", "tie": "ties on", "resists": "resists"}
             return f"{f.get('model')} {words.get(f.get('value', ''), '')} the preference"
         if self.kind == "disagree":
             return f"{f.get('labeler')} and {f.get('other')} differ about {f.get('feature')}"

@@ -29,7 +29,8 @@ VIF_LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """One feature's effect with its 95% interval. `n` counts the pairs (or entries) in which the feature varies.
+    """One feature's effect with its 95% interval. `n` counts the pairs (or entries) in which the feature varies; with
+    an intercept, those on the rarer side of a boolean.
 
     Under MINIMUM_N of them sandwich errors are too small to be believed: p_adjusted is then NaN, no verdict.
     """
@@ -114,7 +115,7 @@ def _chosen_moments(sums: Moments, keep: list[int], intercept: bool, n: int) -> 
         edge = sums.sums[keep]
         cross = np.block([[np.array([[float(n)]]), edge[None, :]], [edge[:, None], cross]])
         xy = np.vstack([sums.y_sums[None, :], xy])
-    return Moments(cross, xy, sums.yy, sums.sums[keep], sums.y_sums, sums.varying[keep])
+    return Moments(cross, xy, sums.yy, sums.sums[keep], sums.y_sums, sums.varying[keep], sums.ones[keep])
 
 
 def _imprint(
@@ -164,8 +165,11 @@ def estimate(
     )
     totals = sums.yy - sums.y_sums**2 / rows.n if intercept else sums.yy
     inflation = vifs(centred[np.ix_(keep, keep)])
+    varying = sums.varying[keep]
+    if intercept:  # a boolean that is nearly always 1 varies as little as one that is nearly always 0
+        varying = np.where(sums.ones[keep] == varying, np.minimum(varying, rows.n - varying), varying)
     return [
-        _imprint(mode, fit, kept.names, inflation, sums.varying[keep].tolist(), float(total), scale, correction,
+        _imprint(mode, fit, kept.names, inflation, varying.tolist(), float(total), scale, correction,
                  intercept, dropped)
         for fit, total, scale in zip(fits, totals, scales)
     ]  # fmt: skip

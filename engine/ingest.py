@@ -95,7 +95,7 @@ def finish(store: Store, job: jobs.Job) -> dict[str, Any]:
     state = jobs.read_state(job)
     details = jobs.read_json(job.path("progress.json")) or {}
     manifest = jobs.read_json(job.path("manifest.json")) or []
-    counts = {"entries": sum(n for _, n, _ in manifest), **details}
+    counts = {**details, "entries": sum(n for _, n, _ in manifest)}
     with store.transaction() as con:
         run_environment = jobs.read_json(job.path("environment.json")) or {}
         record_run(

@@ -136,6 +136,8 @@ def create(
     write_json(building / "state.json", asdict(State()))
     write_json(building / "job.json", body)
     if folder.exists():
+        for kept in (*folder.glob("spent.json"), *folder.glob("batch-*")):  # what was paid for stays on the bill
+            os.replace(kept, building / kept.name)
         shutil.rmtree(folder)
     os.replace(building, folder)
     return job

@@ -40,6 +40,8 @@ def resolve(labeler: str, taxonomy: Taxonomy, options: dict[str, Any] | None = N
     """
     if ":" in labeler:
         return _language_model(labeler, taxonomy, options or {})
+    if options:
+        raise SignetError(f"The labeler {labeler!r} has no option {sorted(options)[0]!r}.")
     if labeler == "builtin":
         known = heads.available()
         if taxonomy.name not in known:
@@ -66,6 +68,8 @@ def _language_model(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -
         endpoint = endpoints.open_endpoint(labeler, chosen["base_url"])
         try:
             return await endpoint.revision()
+        except endpoints.Busy as error:
+            raise SignetError(f"The model cannot be pinned: {error}.") from None
         finally:
             await endpoint.close()
 
@@ -73,6 +77,20 @@ def _language_model(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -
     identity = {name: chosen[name] for name in language_models.IDENTITY}
     revision = f"{asyncio.run(pinned())}/{task.fingerprint[:10]}"
     return LabelerSpec(language_models.who(labeler, chosen), "lm", revision, {"lm": labeler, **identity})
+
+
+def cancel_batches(params: dict[str, Any], folder: Path) -> None:
+    """Ask the server to stop what still runs of a batch job; what it has answered can still be collected."""
+    import openai
+
+    from engine import batches
+
+    base_url = params.get("base_url")
+    client = openai.OpenAI(api_key=endpoints.key_for(base_url) or "none", base_url=base_url, max_retries=0)
+    try:
+        batches.cancel(client, folder)
+    except SignetError:
+        return  # the job stops all the same; resuming it finds the batch again
 
 
 def open_labeler(params: dict[str, Any], folder: Path | None = None) -> AnyLabeler:

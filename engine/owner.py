@@ -121,8 +121,8 @@ class Owner:
 
     def _done(self, job: jobs.Job, counts: dict[str, Any]) -> None:
         counts = ingest.finish(self.store, job) | counts
-        jobs.set_state(job, state="done", finished=time.time(), counts=counts)
-        commands.after(self.store, job)
+        notes = commands.after(self.store, job)  # before the job counts as done: its jobs are made once, however often
+        jobs.set_state(job, state="done", finished=time.time(), counts=counts | ({"then": notes} if notes else {}))
 
     def _fail(self, job: jobs.Job, sentence: str) -> None:
         self._end_workers(job)

@@ -120,8 +120,9 @@ def parse_json(text: str) -> dict[str, Any]:
     fence = re.search(r"```(?:json)?\s*(\{.*?\})\s*```", text, re.S)
     for candidate in filter(None, (text.strip(), fence.group(1) if fence else None, _first_object(text))):
         try:
+            candidate.encode()  # a lone surrogate could not be written down
             found = json.loads(candidate)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             return found
@@ -134,7 +135,7 @@ def _first_object(text: str) -> str | None:
         return None
     try:
         _, length = json.JSONDecoder().raw_decode(text[start:])
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return text[start : start + length]
 
@@ -147,7 +148,7 @@ def _value(feature: Feature, value: Any) -> dict[str, float]:
             raise Unusable(f"{feature.name} must be true or false, not {shown}.")
         return {feature.name: float(value)}
     if feature.kind == "numeric":
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise Unusable(f"{feature.name} must be a number, not {shown}.")
         return {feature.name: float(value)}
     if feature.kind == "many_of":

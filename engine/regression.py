@@ -20,7 +20,8 @@ WARM_ROWS = 200_000  # a logit on more rows starts from the fit to about this ma
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over all rows: cross (k, k) X'X, xy (k, m) X'Y, yy (m) Y'Y, sums (k) of X, y_sums (m), varying (k)."""
+    """Sums over all rows: cross (k, k) X'X, xy (k, m) X'Y, yy (m) Y'Y, sums (k) of X, y_sums (m); counts of rows in
+    which a column is not 0 (varying) and is 1 (ones)."""
 
     cross: Array
     xy: Array
@@ -28,13 +29,14 @@ class Moments:
     sums: Array
     y_sums: Array
     varying: NDArray[np.int64]
+    ones: NDArray[np.int64]
 
 
 def moments(rows: Rows, y: Array) -> Moments:
     """One pass over the rows. `y` is (n, m): m outcomes on the same regressors."""
     k, m = len(rows.names), y.shape[1]
     cross, xy, yy, sums, y_sums = np.zeros((k, k)), np.zeros((k, m)), np.zeros(m), np.zeros(k), np.zeros(m)
-    varying = np.zeros(k, dtype=np.int64)
+    varying, ones = np.zeros(k, dtype=np.int64), np.zeros(k, dtype=np.int64)
     for start, stop in rows.spans():
         x, part = rows.block(start, stop), y[start:stop]
         cross += x.T @ x
@@ -43,7 +45,8 @@ def moments(rows: Rows, y: Array) -> Moments:
         sums += x.sum(axis=0)
         y_sums += part.sum(axis=0)
         varying += np.count_nonzero(x, axis=0)
-    return Moments(cross, xy, yy, sums, y_sums, varying)
+        ones += (x == 1).sum(axis=0)
+    return Moments(cross, xy, yy, sums, y_sums, varying, ones)
 
 
 def _cluster_sums(scores: Array, rows: Rows, start: int, stop: int) -> tuple[Array, int]:

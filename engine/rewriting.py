@@ -65,7 +65,9 @@ def resolve(rewriter: str, how: str | None, options: dict[str, Any]) -> Rewriter
     chosen = language_models.checked(options)
     version = content_hash(known[how], 10)
     name = f"{language_models.who(rewriter, chosen)}: {how.replace('_', ' ')}"
-    return RewriterSpec(name, {"rewriter": rewriter, "how": how, "version": version, **chosen})
+    # What else its rewrites depend on stands in its name: rewrites are found by it.
+    rest = content_hash([chosen["base_url"], chosen["temperature"], version], 6)
+    return RewriterSpec(f"{name} #{rest}", {"rewriter": rewriter, "how": how, "version": version, **chosen})
 
 
 def complaint_about(before: str, after: str) -> str | None:
@@ -118,6 +120,8 @@ def question(instruction: str, entry: str, prompt: str, response: str) -> Questi
         found = parse_json(text)
         if set(found) != {"rewritten"} or not isinstance(found["rewritten"], str):
             raise Unusable('it must be {"rewritten": "..."} with a text.')
+        if any("\ud800" <= c <= "\udfff" for c in found["rewritten"]):
+            raise Unusable("it holds half a character.")
         reason = complaint_about(response, found["rewritten"])
         if reason:
             raise Unusable(reason)

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.alignment import OddsModel, odds
-from engine.design import Array, Column, Reworded, Rows
+from engine.design import Array, Column, Reworded, Rows, stack
 from engine.imprint import Imprint, estimate
 from engine.intervals import Estimate, McNemar, mcnemar, wilson
 
@@ -132,7 +132,7 @@ def _flip_rows(pairs: Reworded, columns: Sequence[Column]) -> Rows:
             for c in columns:
                 change = pairs.flip(c, side, start, stop)
                 parts += [(change > 0).astype(float), (change < 0).astype(float)]
-        return np.column_stack(parts)
+        return stack(parts, stop - start)
 
     names = [f"{c.name} {d} ({side})" for side in ("chosen", "rejected") for c in columns for d in DIRECTIONS]
     return Rows(tuple(names), pairs.n, block, pairs.original.clusters)
@@ -157,9 +157,8 @@ def margin_change(
     change = (after[:, 0] - after[:, 1]) - (before[:, 0] - before[:, 1])
 
     def block(start: int, stop: int) -> Array:
-        return np.column_stack(
-            [pairs.flip(c, side, start, stop) for side in ("chosen", "rejected") for c in columns]
-        )  # fmt: skip
+        return stack([pairs.flip(c, side, start, stop) for side in ("chosen", "rejected") for c in columns],
+                     stop - start)  # fmt: skip
 
     names = tuple(f"{c.name} ({side})" for side in ("chosen", "rejected") for c in columns)
     rows = Rows(names, pairs.n, block, pairs.original.clusters)

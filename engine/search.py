@@ -186,10 +186,11 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
         return Clause(_in_model(" AND ".join(tests), *ids), tuple(v for v in (low, high) if v is not None))
     model_id = catalog.model(con, dataset_id, filter_.get("model") or "").model_id
     if kind == "aligned":
-        sign = {"yes": ">", "no": "<", "tie": "="}.get(value or "")
+        signs = {"yes": "c0 > r0", "no": "c0 < r0", "tie": "c0 = r0", "resists": "NOT c0 > r0"}
+        sign = signs.get(value or "")
         if sign is None:
-            raise SignetError(f"Filter aligned: value is {value!r}; use yes, no or tie.")
-        return Clause(_in_model(f"c0 {sign} r0", model_id), ())
+            raise SignetError(f"Filter aligned: value is {value!r}; use {', '.join(signs)}.")
+        return Clause(_in_model(sign, model_id), ())
     if kind == "margin":
         inner = _span(filter_, "(c0 - r0)")
         return Clause(_in_model(inner.sql, model_id), inner.parameters)
@@ -223,8 +224,21 @@ def _verdict(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -
     )
 
 
-_LATEST = """(SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id
-    FROM rewrites WHERE rewriter = ? GROUP BY entry_id)"""
+_LATEST = """(SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
+    arg_max(similarity, (created_at, rewritten_id)) AS similarity FROM rewrites WHERE rewriter = ? GROUP BY entry_id)"""
+
+
+def _similar(filter_: Filter) -> Clause:
+    """Pairs whose reworded sides are all at least so similar; anything goes without `min`."""
+    least = _number(filter_, "min")
+    if least is None:
+        return Clause("true", ())
+    return Clause(
+        f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q LEFT JOIN {_LATEST} a ON a.entry_id = q.chosen
+            LEFT JOIN {_LATEST} b ON b.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset
+            AND least(coalesce(a.similarity, 1), coalesce(b.similarity, 1)) >= ?)""",
+        (*(filter_.get("rewriter") or "",) * 2, least),
+    )
 
 
 def _flip(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> Clause:
@@ -233,10 +247,11 @@ def _flip(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> C
     if sign is None:
         raise SignetError(f"Filter flip: value is {filter_.get('value')!r}; use gained or lost.")
     one = f"(SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} AND feature_id = {feature.feature_id})"
+    similar = _similar(filter_)
     return Clause(
-        f"""pairs.{_side(filter_)} IN (SELECT w.entry_id FROM {_LATEST} w JOIN {one} o ON o.entry_id = w.entry_id
-            JOIN {one} n ON n.entry_id = w.rewritten_id WHERE n.value {sign} o.value)""",
-        (filter_.get("rewriter") or "",),
+        f"""(pairs.{_side(filter_)} IN (SELECT w.entry_id FROM {_LATEST} w JOIN {one} o ON o.entry_id = w.entry_id
+            JOIN {one} n ON n.entry_id = w.rewritten_id WHERE n.value {sign} o.value) AND {similar.sql})""",
+        (filter_.get("rewriter") or "", *similar.parameters),
     )
 
 
@@ -250,6 +265,7 @@ def _reworded(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) 
     if test is None:
         raise SignetError(f"Filter reworded: value is {filter_.get('value')!r}; use {', '.join(tests)}.")
     scored = f"(SELECT entry_id, reward FROM rewards WHERE model_id = {model_id})"
+    similar = _similar(filter_)
     return Clause(
         f"""pairs.pair_no IN (SELECT o.pair_no FROM (
             SELECT q.pair_no, c.reward AS c, r.reward AS r, nc.reward AS nc, nr.reward AS nr FROM pairs q
@@ -258,8 +274,8 @@ def _reworded(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) 
             JOIN {scored} nc ON nc.entry_id = coalesce(wc.rewritten_id, q.chosen)
             JOIN {scored} nr ON nr.entry_id = coalesce(wr.rewritten_id, q.rejected)
             WHERE q.dataset_id = pairs_dataset AND (wc.entry_id IS NOT NULL OR wr.entry_id IS NOT NULL)) o
-            WHERE {test})""",
-        (filter_.get("rewriter") or "",) * 2,
+            WHERE {test}) AND {similar.sql}""",
+        ((filter_.get("rewriter") or "",) * 2) + similar.parameters,
     )
 
 

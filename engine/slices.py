@@ -2,7 +2,8 @@
 
 A slice is a set of pairs that share something: a feature in the chosen answer only, a topic, a value, a subset, a
 length ratio, the labeler's preference. Each is tested against all other pairs by Fisher's exact test (one-sided: more
-resistance), Holm-corrected over everything that was looked at; a conjunction must also beat both its parts. Intervals
+resistance; its normal limit above 20,000 pairs), with prompts as clusters where pairs share them, Holm-corrected over
+everything that was looked at; a conjunction must also beat both its parts. Intervals
 are widened over the whole search (Bonferroni), so that they hold for the slices that were found because they are high.
 """
 
@@ -120,12 +121,13 @@ def _difference(bad: int, n: int, total_bad: int, total: int, level: float) -> t
 
 def search(
     predicates: Sequence[Predicate], misaligned: NDArray[np.bool_], minimum: int = MINIMUM_SLICE,
-    correction: str = "holm", most: int = 25,
+    correction: str = "holm", most: int = 25, clusters: NDArray[np.int64] | None = None,
 ) -> Search:  # fmt: skip
-    """The clearest slices, highest lower bound first. `misaligned`: a row a pair. Slices smaller than `minimum`, or
-    whose complement is, are not looked at and cost nothing.
+    """The clearest slices, highest lower bound first. `misaligned`: a row a pair, every one of which all predicates
+    must know. Slices smaller than `minimum`, or whose complement is, are not looked at and cost nothing.
 
-    The test takes pairs as independent: where many pairs share a prompt, p-values are too small.
+    `clusters`: nondecreasing codes of the prompts. Where pairs share prompts, p is the larger of Fisher's and that of
+    a z-test with errors clustered by prompt, and the interval the wider of Newcombe's and the clustered one.
     """
     total, total_bad = len(misaligned), int(misaligned.sum())
     none = Search((), 0, total, total_bad, minimum)
@@ -145,6 +147,13 @@ def search(
     hits = bad[first, second]
     p = _fisher(hits, size, total_bad, total)
     adjusted = np.array(correct([float(one) for one in p], correction))
+    errors: dict[int, float] = {}
+    if clusters is not None and len(clusters) and int(clusters[-1]) + 1 < total:
+        for i in map(int, np.flatnonzero(adjusted < 0.05)):
+            both_parts = [predicates[k] for k in dict.fromkeys((first[i], second[i]))]
+            gap, errors[i] = _clustered(_mask(both_parts, total), misaligned, clusters)
+            p[i] = max(p[i], float(stats.norm.sf(gap / errors[i])) if errors[i] > 0 else 1.0)
+        adjusted = np.array(correct([float(one) for one in p], correction))
     clear = np.flatnonzero(adjusted < 0.05)
     both = clear[~single[clear]]
     for part in (first, second):  # a conjunction must resist more than the rest of either part
@@ -160,6 +169,9 @@ def search(
     for i in kept:
         a, b = predicates[first[i]], predicates[second[i]]
         there, gap, low, high = _difference(int(hits[i]), int(size[i]), total_bad, total, level)
+        if i in errors:
+            half = float(stats.norm.isf(level / 2)) * errors[i]
+            low, high = min(low, gap - half), max(high, gap + half)
         parts = (a,) if single[i] else (a, b)
         found.append(
             (Slice(" and ".join(part.title for part in parts), tuple(q for part in parts for q in part.query),
@@ -170,16 +182,33 @@ def search(
     return Search(tuple(_distinct(found, total, most)), len(size), total, total_bad, minimum)
 
 
+def _mask(parts: Sequence[Predicate], total: int) -> NDArray[np.bool_]:
+    """Which pairs satisfy every part."""
+    return np.concatenate(
+        [
+            np.logical_and.reduce([part.mask(start, min(start + BLOCK, total)) for part in parts])
+            for start in range(0, total, BLOCK)
+        ]
+    )
+
+
+def _clustered(
+    inside: NDArray[np.bool_], misaligned: NDArray[np.bool_], clusters: NDArray[np.int64]
+) -> tuple[float, float]:  # fmt: skip
+    """Difference of the two rates, and its error with pairs of one prompt taken together (CR1)."""
+    n, m = int(inside.sum()), int((~inside).sum())
+    here, there = misaligned[inside].mean(), misaligned[~inside].mean()
+    influence = np.where(inside, (misaligned - here) / n, -(misaligned - there) / m)
+    sums = np.bincount(clusters, influence)
+    groups = len(sums)
+    return float(here - there), float(np.sqrt((sums**2).sum() * groups / max(groups - 1, 1)))
+
+
 def _distinct(found: list[tuple[Slice, tuple[Predicate, ...]]], total: int, most: int) -> list[Slice]:
     """The first `most` slices of which no two are nearly the same pairs."""
     kept: list[tuple[Slice, NDArray[np.bool_]]] = []
     for one, parts in found[: 4 * most]:
-        mask = np.concatenate(
-            [
-                np.logical_and.reduce([part.mask(start, min(start + BLOCK, total)) for part in parts])
-                for start in range(0, total, BLOCK)
-            ]
-        )
+        mask = _mask(parts, total)
         if all(int((mask & other).sum()) < OVERLAP * int((mask | other).sum()) for _, other in kept):
             kept.append((one, mask))
         if len(kept) == most:

@@ -15,11 +15,10 @@ from typing import Any
 
 from engine import endpoints, language_models, prompts, rewriting
 from engine.asks import Asker, Question
-from engine.costs import FREE, Forecast, Usage, count_tokens, forecast, price
+from engine.costs import Forecast, Usage, count_tokens, forecast
 from engine.endpoints import Messages
 from engine.journal import Journal
 from engine.records import SignetError, turns_from_json
-from engine.settings import home
 from engine.taxonomy import load
 
 Row = tuple[str, str, str]  # entry hash, prompt as JSON turns, response
@@ -132,8 +131,7 @@ def estimate(
     demands (labels) or as the answer it rewords.
     """
     chosen = language_models.checked(options)
-    kind, model = endpoints.provider(labeler)
-    known = FREE if chosen["base_url"] or kind == "ollama" else price(model, home())
+    known = language_models.price_of(labeler, chosen["base_url"])
     if taxonomy is not None:
         task = prompts.label_task(load(taxonomy), chosen["order"])
         system, length = task.system, [count_tokens(str(task.schema["required"])) + 4 * len(task.features)] * len(rows)

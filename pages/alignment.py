@@ -101,6 +101,7 @@ with st.container(horizontal=True):
 st.subheader(shared.escape(audit_alignment.finding(found)), anchor=False)
 st.caption("Two separately trained models are compared; nothing here is the effect of a training step.")
 
+here = shared.part_filters(part)
 views = ["Regimes", "By stratum", "Why", "Slices", "Suspect pairs", "Angles"]
 view = st.segmented_control("View", views, default="Regimes", key="view", bind="query-params", required=True)
 
@@ -129,7 +130,7 @@ if view == "Regimes":
         if not cell.empty:
             shared.pairs_link(
                 f"The {int(cell['n'].iloc[0]):,} pairs of this cell",
-                audit_alignment.margin_filters(cell.iloc[0], found.before, found.after),
+                [*here, *audit_alignment.margin_filters(cell.iloc[0], found.before, found.after)],
             )
     regimes = alignment.regime_table(found.regimes)
     if published.applies(data.source, [found.before, found.after]):
@@ -153,14 +154,14 @@ if view == "Regimes":
         )
     if row is not None:
         regime = str(regimes.iloc[row]["regime"])
-        here = Filter.of("regime", before=found.before, after=found.after, value=regime)
+        of_regime = Filter.of("regime", before=found.before, after=found.after, value=regime)
         with st.container(horizontal=True):
-            shared.pairs_link(regime.replace("_", " "), [here])
+            shared.pairs_link(regime.replace("_", " "), [*here, of_regime])
             if judge is not None:
                 for value in ("chosen", "rejected"):
                     verdict = Filter.of("verdict", taxonomy=judge.taxonomy, labeler=judge.label,
                                         order=",".join(order), value=value)  # fmt: skip
-                    shared.pairs_link(f"... where {judge.label} prefers {value}", [here, verdict])
+                    shared.pairs_link(f"... where {judge.label} prefers {value}", [*here, of_regime, verdict])
     else:
         st.caption("Select a row to reach its pairs.")
 
@@ -183,8 +184,8 @@ if view == "By stratum":
         )  # fmt: skip
         if clicked:
             queries = part.loc[part["stratum"] == clicked["stratum"], "query"].iloc[0]
-            filters = [Filter.from_text(q) for q in queries]
-            resists = Filter.of("aligned", model=found.after, value="no")
+            filters = [*here, *(Filter.from_text(q) for q in queries)]
+            resists = Filter.of("aligned", model=found.after, value="resists")
             with st.container(horizontal=True):
                 shared.pairs_link(clicked["stratum"], filters)
                 shared.pairs_link(f"... and {found.after} resists", [*filters, resists])
@@ -224,13 +225,14 @@ if view == "Why":
         of_style = clicked is not None and clicked["feature"] in columns.STYLE
         source = style if of_style else judge
         if clicked and source is not None and clicked["feature"] != "length":
-            shows = Filter.of("label", taxonomy=source.taxonomy, labeler=source.label, feature=clicked["feature"],
-                              side=clicked["side"], value=1)  # fmt: skip
+            feature, _, level = clicked["feature"].partition("=")
+            shows = Filter.of("label", taxonomy=source.taxonomy, labeler=source.label, feature=feature,
+                              side=clicked["side"], value=level or 1)  # fmt: skip
             what = f"{clicked['side']} shows {clicked['feature']}"
             with st.container(horizontal=True):
-                shared.pairs_link(what, [shows])
+                shared.pairs_link(what, [*here, shows])
                 shared.pairs_link(f"... and {after.label} resists",
-                                  [shows, Filter.of("aligned", model=after.label, value="no")])  # fmt: skip
+                                  [*here, shows, Filter.of("aligned", model=after.label, value="resists")])  # fmt: skip
         st.dataframe(
             frame[["title", "side", "odds_ratio", "odds_low", "odds_high", "effect", "effect_low", "effect_high",
                    "p_value", "p_adjusted", "n"]],
@@ -254,7 +256,7 @@ if view == "Slices":
     if not result.slices:
         st.info(
             f"Nothing: of {result.searched:,} slices (single conditions and pairs of them, at least {minimum} pairs "
-            f"each) none resists more than the rest beyond doubt, p corrected over all of them."
+            f"each, among the {result.n:,} that every labeler knows) none resists more than the rest beyond doubt."
         )
     else:
         frame = result.table()
@@ -262,9 +264,9 @@ if view == "Slices":
         clicked = shared.chart(
             charts.forest(shown, "resistance above the rest", pick=["title"], percent=True),
             "Slices in which the model resists more than elsewhere, with intervals that hold over the whole search.",
-            f"{result.searched:,} slices of {result.n:,} pairs were searched (single conditions and pairs of them); "
-            f"p is Fisher's exact, corrected over all; intervals are 95% over the whole search at once. Slices that "
-            "are nearly the same pairs are shown once.",
+            f"{result.searched:,} slices of the {result.n:,} pairs that every labeler knows were searched (single "
+            "conditions and pairs of them); p is Fisher's, or clustered by prompt where that is larger, corrected over "
+            "all; intervals are 95% over the whole search at once. Nearly equal slices are shown once.",
             frame, "slices", True,
         )  # fmt: skip
         picked = table(
@@ -279,8 +281,8 @@ if view == "Slices":
             st.caption("Select a row, or click a point, to reach its pairs.")
         else:
             one_slice = result.slices[position]
-            filters = [Filter.from_text(q) for q in one_slice.query]
-            resists = Filter.of("aligned", model=after.label, value="no")
+            filters = [*here, *(Filter.from_text(q) for q in one_slice.query)]
+            resists = Filter.of("aligned", model=after.label, value="resists")
             with st.container(horizontal=True):
                 shared.pairs_link(f"{one_slice.title} ({one_slice.n:,} pairs)", filters)
                 shared.pairs_link(f"... and {after.label} resists", [*filters, resists])
@@ -292,7 +294,7 @@ if view == "Suspect pairs":
     if not picked_models:
         st.info("Choose at least one model.")
         st.stop()
-    frame, count = shared.read(audit_alignment.find_suspects, data.dataset_id, picked_models, judge, order)
+    frame, count = shared.read(audit_alignment.find_suspects, data.dataset_id, picked_models, judge, order, 500, part)
     st.caption(suspects.SCORE)
     if frame.empty:
         st.info("No pair that every model and the labeler would decide the other way.")
@@ -325,7 +327,7 @@ if view == "Suspect pairs":
         if st.button("Prepare a clean dataset", type="primary"):
             details: dict[str, Any] = {"models": [m.label for m in picked_models], "min_score": float(least)}
             if judge is not None:
-                details |= {"labeler": judge.label, "taxonomy": judge.taxonomy}
+                details |= {"labeler": judge.label, "taxonomy": judge.taxonomy, "order": ",".join(order)}
             written = shared.ask("export", dataset=data.name, what="clean", suffix=".jsonl", suspects=details)
             if written:
                 st.session_state["clean"] = (data.name, written)
@@ -365,7 +367,7 @@ if view == "Angles":
         )  # fmt: skip
         if clicked:
             angle = Filter.of("angle", before=found.before, after=found.after, min=clicked["low"], max=clicked["high"])
-            shared.pairs_link(f"Pairs from {clicked['low']:g}° to {clicked['high']:g}°", [angle])
+            shared.pairs_link(f"Pairs from {clicked['low']:g}° to {clicked['high']:g}°", [*here, angle])
     st.dataframe(found.angles_by, hide_index=True, alt="Mean direction by regime")
     st.dataframe(
         found.quadrants, hide_index=True, alt="Signs of the rewards of chosen and rejected",

@@ -86,7 +86,8 @@ guide = (
     f"equal; 95% intervals, clustered by prompt; grey where the interval crosses zero. Features that vary in fewer "
     f"than {MINIMUM_N} pairs stand in the table only."
     if mode == "within"
-    else f"Pooled over all answers, in {unit}, classical 95% intervals: prompts are not held equal."
+    else f"Pooled over all answers, in {unit}, classical 95% intervals: prompts are not held equal. (The authors' "
+    "regression also held the row number, by accident; it is left out.)"
 )
 alt = "Effect of every feature on the reward, with 95% intervals."
 if len(fitted) == 1 and controlled and fitted[0].controlled is not None:
@@ -103,28 +104,29 @@ else:
     shared.chart(charts.panels(drawn, unit, "model"), alt, guide, every, "imprint")
 
 
-def behind(feature: str, labels: catalog.Labeler = labels) -> None:
+def behind(column: str, labels: catalog.Labeler = labels) -> None:
     """Links to the pairs behind a coefficient."""
-    name, _, level = feature.partition("=")
-    base = {"taxonomy": labels.taxonomy, "labeler": labels.label, "feature": name}
-    st.markdown(f"**{shared.escape(fitted[0].titles.get(feature, feature))}**: the pairs behind it")
+    name, level = fitted[0].places.get(column, (column, None))
+    here = shared.part_filters(part)
+    st.markdown(f"**{shared.escape(fitted[0].titles.get(column, column))}**: the pairs behind it")
     with st.container(horizontal=True):
-        if feature == "length":
-            shared.pairs_link("chosen at least twice as long", [Filter.of("ratio", min=2)])
-            shared.pairs_link("chosen at most half as long", [Filter.of("ratio", max=0.5)])
+        if column == "length":
+            shared.pairs_link("chosen at least twice as long", [*here, Filter.of("ratio", min=2)])
+            shared.pairs_link("chosen at most half as long", [*here, Filter.of("ratio", max=0.5)])
             return
-        if level and labels.taxonomy == name:  # a class of a choice
+        of_style = name in columns.STYLE and style is not None and labels.taxonomy != columns.SURFACE
+        source = style if of_style and style is not None else labels
+        base = {"taxonomy": source.taxonomy, "labeler": source.label, "feature": name}
+        if level is not None:  # a class, or one level of a graded feature
             for side in ("chosen", "rejected"):
-                shared.pairs_link(f"{side} shows it", [Filter.of("label", **base, side=side, value=level)])
+                shared.pairs_link(f"{side} shows it", [*here, Filter.of("label", **base, side=side, value=level)])
             return
-        if name in columns.STYLE and style is not None and labels.taxonomy != columns.SURFACE:
-            base = {"taxonomy": style.taxonomy, "labeler": style.label, "feature": name}
         for value, word in (("more", "chosen"), ("less", "rejected")):
             gap = Filter.of("gap", **base, value=value)
-            shared.pairs_link(f"higher in {word}", [gap])
+            shared.pairs_link(f"higher in {word}", [*here, gap])
             for m in models[:2]:
-                resists = Filter.of("aligned", model=m.label, value="no")
-                shared.pairs_link(f"higher in {word}, {m.label} resists", [gap, resists])
+                resists = Filter.of("aligned", model=m.label, value="resists")
+                shared.pairs_link(f"higher in {word}, {m.label} resists", [*here, gap, resists])
 
 
 if picked:

@@ -86,7 +86,7 @@ if tab == "By subset":
     st.markdown("The pairs behind it")
     with st.container(horizontal=True):
         for m in models:
-            shared.pairs_link(f"{m.label} resists", [Filter.of("aligned", model=m.label, value="no")])
+            shared.pairs_link(f"{m.label} resists", [Filter.of("aligned", model=m.label, value="resists")])
         for m in models:
             if next(s.ties for s in overall if s.model == m.label):
                 shared.pairs_link(f"{m.label} ties", [Filter.of("aligned", model=m.label, value="tie")])

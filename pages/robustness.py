@@ -62,7 +62,8 @@ placebo = names[right.selectbox("Placebo: the same texts labelled again by", lis
 with st.container(horizontal=True, vertical_alignment="bottom"):
     same = st.toggle(
         "Only pairs whose targets stayed", value=False, key="same", bind="query-params",
-        help="As in SEAL: pairs whose target features (helpful, harmless) are labelled as before.",
+        help="As in SEAL: flips and what goes with them, on pairs whose target features (helpful, harmless) are "
+        "labelled as before. Alignment and changed verdicts are over all reworded pairs.",
     )  # fmt: skip
     correction = shared.correction_choice()
 shared.provenance(
@@ -120,7 +121,7 @@ st.dataframe(frame, hide_index=True, alt="Alignment before and after rewording",
 with st.container(horizontal=True):
     for m in models:
         for value in ("became_misaligned", "became_aligned"):
-            here = Filter.of("reworded", rewriter=rewriter, model=m.label, value=value)
+            here = Filter.of("reworded", rewriter=rewriter, model=m.label, value=value, min=threshold or None)
             shared.pairs_link(f"{value.replace('_', ' ')} by {m.label}", [here])
 
 views = ["Flips", "Which flips matter", "By similarity"]
@@ -140,13 +141,15 @@ if view == "Flips" and found.flips is not None:
     clicked = shared.chart(
         charts.shares(long, "share of texts", groups="what", pick=["feature", "what"]),
         "How often rewording gains or loses a feature, beside relabelled but unchanged texts.",
-        f"Rewritten minus original over reworded sides ({found.labelled:,} pairs); the placebo is the same text "
-        "labelled by another labeler: what labelling alone makes of flips.",
+        f"Rewritten minus original over reworded sides ({found.labelled:,} pairs); the placebo is how often another "
+        "labeler says otherwise of the same unchanged text, gained and lost together: an upper guide to labelling "
+        "noise, not this labeler's own.",
         found.flips, "flips", True,
     )  # fmt: skip
-    if clicked and labels is not None and clicked["what"] in ("gained", "lost"):
+    if clicked and labels is not None and clicked["what"] in ("gained", "lost") and "=" not in clicked["feature"]:
         base = {"rewriter": rewriter, "taxonomy": labels.taxonomy, "labeler": labels.label,
-                "feature": clicked["feature"], "value": clicked["what"]}  # fmt: skip
+                "feature": clicked["feature"], "value": clicked["what"],
+                "min": threshold or None}  # fmt: skip
         with st.container(horizontal=True):
             for side in ("chosen", "rejected"):
                 shared.pairs_link(f"{clicked['what']} by {side}", [Filter.of("flip", **base, side=side)])

@@ -14,6 +14,7 @@ import streamlit as st
 from engine import bundle, catalog, commands, export, heads, taxonomy, value_frames
 from engine.design_frames import Part
 from engine.diff import marked
+from engine.filters import Filter
 from engine.owner import Owner
 from engine.records import SignetError
 from engine.settings import home
@@ -311,6 +312,12 @@ def part_choice(data: catalog.Dataset) -> Part:
             choice = st.selectbox(column.capitalize(), ["all", *names], key=column, bind="query-params")
             found[column] = None if choice == "all" else choice
     return Part(**found)
+
+
+def part_filters(part: Part) -> list[Filter]:
+    """Filters for the part of a dataset that a page looks at, so that its links find the same pairs."""
+    found = {"subset": part.subset, "split": part.split}
+    return [Filter.of(kind, value=value) for kind, value in found.items() if value is not None]
 
 
 def style_note(data: catalog.Dataset, style: catalog.Labeler | None) -> None:

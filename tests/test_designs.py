@@ -223,6 +223,8 @@ def test_filters_find_the_pairs_behind_every_stratum_and_slice(demo: Store) -> N
     for row in sectors.itertuples():
         angle = Filter.of("angle", before="builtin-pre", after="builtin-post", min=row.low, max=row.high)
         assert len(ids(demo, [angle])) == row.n
+    tied = ids(demo, [Filter.of("aligned", model="builtin-post", value="resists")])
+    assert len(tied) == 300 - round(300 * found.score_after.estimate)
     slices = audit_alignment.find_slices(con, data.dataset_id, two, labelers, minimum=20)
     for one_slice in slices.slices:
         assert len(ids(demo, [Filter.from_text(q) for q in one_slice.query])) == one_slice.n
@@ -349,3 +351,27 @@ def test_the_verdict_filter_is_the_preference_rule(demo: Store) -> None:
     for value, word in ((1, "chosen"), (-1, "rejected"), (0, "indifferent")):
         chosen = Filter.of("verdict", taxonomy="seal", labeler="reading", order="harmless,helpful", value=word)
         assert ids(demo, [chosen]) == set(design.pair_no[verdict == value].tolist())
+
+
+def test_a_part_without_any_label_says_so_instead_of_breaking(demo: Store) -> None:
+    """Labels of one subset deleted: its imprint is empty, its alignment has no preference, slices still search."""
+    con = demo.read()
+    data = catalog.dataset(con, bundle.DEMO_NAME)
+    subset = con.execute("SELECT subset FROM pairs GROUP BY 1 ORDER BY count(*) DESC").fetchall()[0][0]
+    labels = catalog.labeler(con, data.dataset_id, "reading", "seal")
+    with demo.transaction() as writing:
+        writing.execute(
+            """DELETE FROM labels WHERE labeler_id = ? AND entry_id BETWEEN
+                (SELECT least(min(chosen), min(rejected)) FROM pairs WHERE subset = ?)
+                AND (SELECT greatest(max(chosen), max(rejected)) FROM pairs WHERE subset = ?)""",
+            [labels.labeler_id, subset, subset],
+        )
+    con = demo.read()
+    part = design_frames.Part(subset)
+    models = tuple(catalog.model(con, data.dataset_id, name) for name in ("builtin-pre", "builtin-post"))
+    setting = audit_imprint.Setting(labels, part=part)
+    assert audit_imprint.model_imprints(con, data.dataset_id, setting, models)[0].plain.coefficients == ()
+    found = audit_alignment.audit(con, data.dataset_id, *models, (labels,), ("harmless",), part)
+    assert found.preference is None and found.n > 0
+    assert audit_alignment.resistance(con, data.dataset_id, models[0], labels, part=part).logit.odds == ()
+    audit_alignment.find_slices(con, data.dataset_id, models[0], (labels,), ("harmless",), part=part)

@@ -350,4 +350,57 @@ def test_rewriting_by_the_perturber_and_by_a_model_end_to_end(client: Client, tm
     data = catalog.dataset(client._owner.store.read(), "d")  # type: ignore[union-attr]
     from engine.design_frames import rewriters
 
-    assert rewriters(client._owner.store.read(), data.dataset_id)["openai:fake-model: more formal"] == 80  # type: ignore[union-attr]
+    by = rewriters(client._owner.store.read(), data.dataset_id)  # type: ignore[union-attr]
+    assert next(n for name, n in by.items() if name.startswith("openai:fake-model: more formal #")) == 80
+
+
+DEGENERATE = ["[" * 1000, '{"a":' * 1000, '{"helpful": 1' + "0" * 5000 + "}", '{"helpful": "\\ud83d"}', "\ud83d"]
+
+
+@pytest.mark.parametrize("text", DEGENERATE, ids=range(len(DEGENERATE)))
+def test_a_degenerate_answer_is_unusable_and_no_more(text: str) -> None:
+    with pytest.raises(prompts.Unusable):
+        prompts.labels(prompts.label_task(load("seal")), text)
+
+
+def test_a_server_that_says_slow_down_loses_no_label(client: Client, tmp_path: Path) -> None:
+    """Half of all answers are 429 with a retry-after far too short: everything is labelled in the end."""
+    imported(client, tmp_path, 60)
+    with FakeOpenAI(faults=Faults(rate_limit=0.5, retry_after=0.01), seed=2) as fake:
+        counts = run(client, fake, concurrency=16)
+        assert counts["failed"] == 0 and labelled(client)["openai:fake-model"] == 120 and counts["busy"] > 50
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": "hot"}, {"order": "backwards"}, {"ceiling": True}, {"batch": "no"}, {"base_url": 5},
+     {"base_url": "http://localhost:80a/v1"}, {"base_url": "http://[::1"}, {"base_url": "http://u:secretpw@h/v1"},
+     {"base_url": "http://h/v1?api_key=secret"}, {"concurrency": 0}, {"nonsense": 1}],
+)  # fmt: skip
+def test_wrong_options_get_one_sentence_without_the_secret(options: dict[str, Any]) -> None:
+    with pytest.raises(SignetError) as caught:
+        language_models.checked(options)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_batch_that_may_cost_more_than_the_ceiling_is_not_begun(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported(client, tmp_path, 20)
+    with FakeOpenAI() as fake:
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+        options = {"batch": True, "ceiling": 0.0001}
+        job = client.call("label", dataset="d", labeler="openai:gpt-4o-mini", taxonomy_name="seal", options=options)[
+            "job"
+        ]
+        with pytest.raises(SignetError, match="more than the ceiling"):
+            wait_for(client, job)
+        assert sum(fake.paid.values()) == 0
+
+
+def test_prices_of_servers() -> None:
+    """Free on this machine, unknown on a stranger's server, so that no ceiling is promised there."""
+    assert language_models.price_of("openai:gpt-4o-mini", None).input > 0  # type: ignore[union-attr]
+    assert language_models.price_of("openai:any", "http://localhost:8000/v1").input == 0  # type: ignore[union-attr]
+    assert language_models.price_of("openai:any", "https://openrouter.ai/api/v1") is None
+    assert language_models.price_of("ollama:qwen3:4b", None).input == 0  # type: ignore[union-attr]
