@@ -216,7 +216,7 @@ def resistance(
         sources.append(columns.source_of(style, columns.STYLE))
     design = design_frames.load(con, dataset_id, sources, (model,), part)
     found, left_out = columns.features(design, 0, prompt_too=True)
-    extra = columns.controls(design, 1 if len(sources) > 1 else None) if controlled and not surface else []
+    extra = columns.controls(design, 1 if len(sources) > 1 else None) if controlled and found and not surface else []
     here = design.where(design.complete([*found, *extra], [0]))
     misaligned = (here.margins()[:, 0] <= 0).astype(float)
     fitted = alignment.odds(

@@ -76,7 +76,7 @@ def _load(
     design = design_frames.load(con, dataset_id, sources, models, setting.part)
     found, left_out = columns.features(design, 0, setting.features, setting.dummies, prompt_too)
     extra = columns.controls(design, 1 if style is not None else None)
-    if surface:  # its own length features are the controls already
+    if surface or not found:  # its own length features are the controls already; controls alone explain no feature
         extra = []
     return design, found, extra, left_out
 

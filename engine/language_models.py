@@ -95,8 +95,8 @@ class Asking:
         self._attempt = float(job.get("created", 0.0))  # tells a restart from the same job made again
         before = jobs.read_json(self.folder / "spent.json") if self.folder else None
         self._usage = Usage(**before["usage"]) if before else Usage()
-        self._batched = Usage(**before["batched"]) if before else Usage()  # paid at the batch price
-        same = before is not None and before["attempt"] == self._attempt
+        self._batched = Usage(**before.get("batched", {})) if before else Usage()  # paid at the batch price
+        same = before is not None and before.get("attempt") == self._attempt
         self.counts: dict[str, Any] = dict(before["counts"]) if same and before else {}
         self._last = 0.0
 
