@@ -21,7 +21,12 @@ from engine.imprint import VIF_LIMIT, usable
 from engine.intervals import Z95, Estimate, correct, wilson
 from engine.regression import logit, moments
 
-REGIMES = ("stayed_aligned", "became_aligned", "stayed_misaligned", "reversed")
+REGIMES = {  # aligned by the first model, by the second
+    "stayed_aligned": (True, True),
+    "became_aligned": (False, True),
+    "stayed_misaligned": (False, False),
+    "reversed": (True, False),
+}
 MINIMUM_EVENTS = 10  # a regressor enters a logit with at least so many pairs of either outcome among its own
 Mask = NDArray[np.bool_]
 Verdict = NDArray[np.int8]
@@ -69,8 +74,7 @@ class Regime:
 def regimes(before: Mask, after: Mask, verdict: Verdict | None = None, known: Mask | None = None) -> list[Regime]:
     """The four regimes from which pairs each model is aligned on; `known` marks pairs the labeler has judged."""
     found = []
-    tests = zip(REGIMES, ((True, True), (False, True), (False, False), (True, False)))
-    for name, (was, now) in tests:
+    for name, (was, now) in REGIMES.items():
         here = (before == was) & (after == now)
         judged = here & known if known is not None else here
         counts = {v: int((judged & (verdict == v)).sum()) if verdict is not None else 0 for v in (1, -1, 0)}

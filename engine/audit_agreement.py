@@ -24,18 +24,23 @@ def compare(
     left out. Features by name, so that two versions of a taxonomy compare where their features have the same name.
     """
     rows = con.execute(
-        """
-        WITH here AS (SELECT chosen AS e FROM pairs WHERE dataset_id = $d UNION
-            SELECT rejected FROM pairs WHERE dataset_id = $d AND rejected IS NOT NULL),
+        f"""
+        WITH here AS {catalog.ENTRIES_OF},
         a AS (SELECT l.entry_id, f.name, f.kind, f.position, l.value FROM labels l JOIN features f USING (feature_id)
-            SEMI JOIN here ON here.e = l.entry_id WHERE l.labeler_id = $a AND f.taxonomy_id = $ta),
+            SEMI JOIN here ON here.entry_id = l.entry_id WHERE l.labeler_id = $a AND f.taxonomy_id = $ta),
         b AS (SELECT l.entry_id, f.name, l.value FROM labels l JOIN features f USING (feature_id)
-            SEMI JOIN here ON here.e = l.entry_id WHERE l.labeler_id = $b AND f.taxonomy_id = $tb)
+            SEMI JOIN here ON here.entry_id = l.entry_id WHERE l.labeler_id = $b AND f.taxonomy_id = $tb)
         SELECT a.name, a.kind, min(a.position) AS place, a.value AS x, b.value AS y, count(*) AS n,
             sum(ln(1 + e.n_chars)) AS s, sum(ln(1 + e.n_chars) ** 2) AS ss
         FROM a JOIN b ON b.entry_id = a.entry_id AND b.name = a.name JOIN entries e ON e.entry_id = a.entry_id
         WHERE a.kind <> 'numeric' GROUP BY a.name, a.kind, a.value, b.value ORDER BY place, x, y""",
-        {"d": dataset_id, "a": one.labeler_id, "ta": one.taxonomy_id, "b": other.labeler_id, "tb": other.taxonomy_id},
+        {
+            "dataset": dataset_id,
+            "a": one.labeler_id,
+            "ta": one.taxonomy_id,
+            "b": other.labeler_id,
+            "tb": other.taxonomy_id,
+        },
     ).df()
     found = []
     for name, part in rows.groupby("name", sort=False):

@@ -69,8 +69,12 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Judged:
-    """A design with the labeler's verdict: `verdict` and `known` a row a pair; `order` names the targets."""
+    """A design with the labeler's verdict: `verdict` and `known` a row a pair; `order` names the targets.
 
+    `total` counts the pairs, scored or not.
+    """
+
+    total: int
     design: Design
     labelers: tuple[catalog.Labeler, ...]
     verdict: alignment.Verdict | None
@@ -85,16 +89,17 @@ def _judged(
 ) -> Judged:  # fmt: skip
     """The pairs that every model has scored; the first labeler's targets decide its preference."""
     design = design_frames.load(con, dataset_id, [columns.source_of(one) for one in labelers], models, part)
+    total = design.n
     design = design.where(np.all(np.isfinite(design.rewards), axis=(1, 2)))
     labelled = any(c.source == 0 for c in design.columns)  # the part of the dataset may hold no label at all
     targets = columns.targets(design, 0, order) if labelers and labelled else []
     if not targets:
-        return Judged(design, labelers, None, None, (), 0)
+        return Judged(total, design, labelers, None, None, (), 0)
     known = design.known[:, 0].copy()
     chosen, rejected = predicates.target_values(design, targets)
     verdict = alignment.preference(chosen, rejected)
     conflicts = alignment.conflicts(chosen[known], rejected[known])
-    return Judged(design, labelers, verdict, known, tuple(c.feature for c in targets), conflicts)
+    return Judged(total, design, labelers, verdict, known, tuple(c.feature for c in targets), conflicts)
 
 
 def _all_predicates(judged: Judged) -> list[slices.Predicate]:
@@ -158,12 +163,6 @@ def audit(
     labelers: tuple[catalog.Labeler, ...] = (), order: tuple[str, ...] = (), part: Part = WHOLE,
 ) -> Alignment:  # fmt: skip
     """Everything the alignment page shows but regressions and searches. The first labeler gives the preference."""
-    total_row = con.execute(
-        """SELECT count(*) FROM pairs WHERE dataset_id = $d AND rejected IS NOT NULL
-            AND ($subset IS NULL OR coalesce(subset, '') = $subset) AND ($split IS NULL OR coalesce(split, '') = $split)
-        """,
-        {"d": dataset_id, "subset": part.subset, "split": part.split},
-    ).fetchone()
     judged = _judged(con, dataset_id, (before, after), labelers, order, part)
     design = judged.design
     margins = design.margins()
@@ -174,7 +173,7 @@ def audit(
     frame["query"] = [p.query for p in every]
     angle = angles.shift_angle(design.rewards[:, :, 0], design.rewards[:, :, 1])
     by = []
-    for name, (a, b) in zip(alignment.REGIMES, ((True, True), (False, True), (False, False), (True, False))):
+    for name, (a, b) in alignment.REGIMES.items():
         one = angles.circular(angle[(was == a) & (now == b)])
         by.append({"regime": name, "n": one.mean.n, "estimate": one.mean.estimate, "conf_low": one.mean.conf_low,
                    "conf_high": one.mean.conf_high, "resultant": one.resultant, "spread": one.spread,
@@ -185,7 +184,7 @@ def audit(
     ]
     heat, corners = _heat(margins[:, 0], margins[:, 1])
     return Alignment(
-        before.label, after.label, int(total_row[0]) if total_row else 0, design.n,
+        before.label, after.label, judged.total, design.n,
         wilson(int(was.sum()), design.n), wilson(int(now.sum()), design.n),
         mcnemar(int((~was & now).sum()), int((was & ~now).sum()), design.n),
         int((margins[:, 0] == 0).sum()), int(tied.sum()),
@@ -297,8 +296,7 @@ def _with_texts(con: duckdb.DuckDBPyConnection, dataset_id: int, frame: pd.DataF
         SELECT p.pair_no, p.pair_id, p.subset, coalesce(v.verdict, '') AS review,
             left(json_extract_string(q.turns, '$[#-1][1]'), 160) AS prompt
         FROM pairs p JOIN prompts q USING (prompt_id)
-        LEFT JOIN (SELECT pair_no, arg_max(verdict, created_at) AS verdict FROM reviews WHERE dataset_id = $d
-            GROUP BY pair_no) v ON v.pair_no = p.pair_no
+        LEFT JOIN reviews v ON v.dataset_id = p.dataset_id AND v.pair_no = p.pair_no
         WHERE p.dataset_id = $d AND p.pair_no IN (SELECT unnest($pairs))""",
         {"d": dataset_id, "pairs": [int(n) for n in frame["pair_no"]]},
     ).df()

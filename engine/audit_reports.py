@@ -200,13 +200,11 @@ def sample(con: duckdb.DuckDBPyConnection, dataset: str, n: int = 5, seed: int =
     """A few entries of a dataset, drawn at random (the same ones for a seed), and how many there are."""
     data = catalog.dataset(con, dataset)
     rows = con.execute(
-        """
-        WITH here AS (SELECT chosen AS e FROM pairs WHERE dataset_id = $d UNION
-            SELECT rejected FROM pairs WHERE dataset_id = $d AND rejected IS NOT NULL)
+        f"""
         SELECT replace(x.hash::VARCHAR, '-', ''), p.turns, x.response
-        FROM entries x SEMI JOIN here ON here.e = x.entry_id JOIN prompts p USING (prompt_id)
+        FROM entries x SEMI JOIN {catalog.ENTRIES_OF} d ON d.entry_id = x.entry_id JOIN prompts p USING (prompt_id)
         ORDER BY hash(x.entry_id, $seed), x.entry_id LIMIT $n""",
-        {"d": data.dataset_id, "seed": seed, "n": n},
+        {"dataset": data.dataset_id, "seed": seed, "n": n},
     ).fetchall()
     return {"dataset": data.name, "entries": data.n_entries, "rows": [list(row) for row in rows]}
 

@@ -95,10 +95,15 @@ def dataset(con: duckdb.DuckDBPyConnection, name: str) -> Dataset:
     raise SignetError(f"No dataset {name!r}; there are: {known}.")
 
 
-_ENTRIES_OF = """(
+# The entries of a dataset ($dataset), and a rewriter's (?) latest rewrite of every entry, as tables in a query.
+ENTRIES_OF = """(
     SELECT DISTINCT entry_id FROM (
         SELECT chosen AS entry_id FROM pairs WHERE dataset_id = $dataset
         UNION ALL SELECT rejected FROM pairs WHERE dataset_id = $dataset AND rejected IS NOT NULL))"""
+LATEST_REWRITES = """(
+    SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
+        arg_max(similarity, (created_at, rewritten_id)) AS similarity
+    FROM rewrites WHERE rewriter = ? GROUP BY entry_id)"""
 
 
 def models(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Model]:
@@ -107,7 +112,7 @@ def models(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Model]:
         f"""
         SELECT m.model_id, m.name, m.kind, m.revision, m.params, count(*), count_if(r.truncated),
             count(*) OVER (PARTITION BY m.name)
-        FROM rewards r SEMI JOIN {_ENTRIES_OF} d ON d.entry_id = r.entry_id JOIN models m USING (model_id)
+        FROM rewards r SEMI JOIN {ENTRIES_OF} d ON d.entry_id = r.entry_id JOIN models m USING (model_id)
         GROUP BY m.model_id, m.name, m.kind, m.revision, m.params ORDER BY m.model_id
         """,
         {"dataset": dataset_id},
@@ -134,7 +139,7 @@ def labelers(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Labeler]:
         f"""
         WITH counted AS (
             SELECT l.labeler_id, f.taxonomy_id, l.feature_id, count(*) AS n
-            FROM labels l SEMI JOIN {_ENTRIES_OF} d ON d.entry_id = l.entry_id JOIN features f USING (feature_id)
+            FROM labels l SEMI JOIN {ENTRIES_OF} d ON d.entry_id = l.entry_id JOIN features f USING (feature_id)
             GROUP BY ALL)
         SELECT b.labeler_id, b.name, b.kind, b.revision, t.name, t.taxonomy_id, max(n), sum(n)::BIGINT,
             count(*) OVER (PARTITION BY b.name, t.name)

@@ -178,11 +178,10 @@ def load(
 def rewriters(con: duckdb.DuckDBPyConnection, dataset_id: int) -> dict[str, int]:
     """Rewriters with how many of the dataset's entries each has reworded."""
     rows = con.execute(
-        """
-        SELECT rewriter, count(DISTINCT entry_id) FROM rewrites WHERE entry_id IN (
-            SELECT chosen FROM pairs WHERE dataset_id = $d UNION ALL SELECT rejected FROM pairs WHERE dataset_id = $d)
+        f"""
+        SELECT rewriter, count(DISTINCT entry_id) FROM rewrites SEMI JOIN {catalog.ENTRIES_OF} d USING (entry_id)
         GROUP BY rewriter ORDER BY rewriter""",
-        {"d": dataset_id},
+        {"dataset": dataset_id},
     ).fetchall()
     return {str(name): int(n) for name, n in rows}
 
@@ -190,13 +189,11 @@ def rewriters(con: duckdb.DuckDBPyConnection, dataset_id: int) -> dict[str, int]
 def labelled_rewrites(con: duckdb.DuckDBPyConnection, dataset_id: int) -> set[tuple[int, int]]:
     """(labeler_id, taxonomy_id) of everyone who has labelled rewrites of the dataset's answers."""
     rows = con.execute(
-        """
+        f"""
         SELECT DISTINCT l.labeler_id, f.taxonomy_id FROM labels l JOIN features f USING (feature_id)
         WHERE l.entry_id IN (
-            SELECT rewritten_id FROM rewrites WHERE entry_id IN (
-                SELECT chosen FROM pairs WHERE dataset_id = $d UNION ALL
-                SELECT rejected FROM pairs WHERE dataset_id = $d))""",
-        {"d": dataset_id},
+            SELECT rewritten_id FROM rewrites SEMI JOIN {catalog.ENTRIES_OF} d USING (entry_id))""",
+        {"dataset": dataset_id},
     ).fetchall()
     return {(int(a), int(b)) for a, b in rows}
 
@@ -215,10 +212,7 @@ def load_reworded(
     found = _sorted_pairs(
         con,
         f"""
-        WITH latest AS (
-            SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
-                arg_max(similarity, (created_at, rewritten_id)) AS similarity
-            FROM rewrites WHERE rewriter = ? GROUP BY entry_id)
+        WITH latest AS {catalog.LATEST_REWRITES}
         SELECT p.pair_no, p.prompt_id, s.code AS subset, p.chosen, p.rejected,
             coalesce(c.rewritten_id, p.chosen) AS new_chosen, coalesce(r.rewritten_id, p.rejected) AS new_rejected,
             CASE WHEN c.entry_id IS NOT NULL THEN coalesce(c.similarity, 1) ELSE 'nan'::DOUBLE END AS similar_chosen,

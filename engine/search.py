@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from engine import catalog
+from engine.alignment import REGIMES
 from engine.filters import Filter
 from engine.records import SIDES, SignetError
 from engine.store import FLAGS, REVIEWS
@@ -18,12 +19,6 @@ SORTS = ("as imported", "longest", "shortest", "strongest preference", "weakest 
 MODEL_SORTS = tuple(
     f"{end} {what}" for what in ("margin", "reward of chosen", "reward of rejected") for end in ("lowest", "highest")
 )
-REGIMES = {
-    "stayed_aligned": (True, True),
-    "became_aligned": (False, True),
-    "stayed_misaligned": (False, False),
-    "reversed": (True, False),
-}
 
 
 @dataclass(frozen=True)
@@ -224,18 +219,15 @@ def _verdict(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -
     )
 
 
-_LATEST = """(SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
-    arg_max(similarity, (created_at, rewritten_id)) AS similarity FROM rewrites WHERE rewriter = ? GROUP BY entry_id)"""
-
-
 def _similar(filter_: Filter) -> Clause:
     """Pairs whose reworded sides are all at least so similar; anything goes without `min`."""
     least = _number(filter_, "min")
     if least is None:
         return Clause("true", ())
     return Clause(
-        f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q LEFT JOIN {_LATEST} a ON a.entry_id = q.chosen
-            LEFT JOIN {_LATEST} b ON b.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset
+        f"""pairs.pair_no IN (SELECT q.pair_no FROM pairs q
+            LEFT JOIN {catalog.LATEST_REWRITES} a ON a.entry_id = q.chosen
+            LEFT JOIN {catalog.LATEST_REWRITES} b ON b.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset
             AND least(coalesce(a.similarity, 1), coalesce(b.similarity, 1)) >= ?)""",
         (*(filter_.get("rewriter") or "",) * 2, least),
     )
@@ -249,8 +241,9 @@ def _flip(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) -> C
     one = f"(SELECT entry_id, value FROM labels WHERE labeler_id = {labeler_id} AND feature_id = {feature.feature_id})"
     similar = _similar(filter_)
     return Clause(
-        f"""(pairs.{_side(filter_)} IN (SELECT w.entry_id FROM {_LATEST} w JOIN {one} o ON o.entry_id = w.entry_id
-            JOIN {one} n ON n.entry_id = w.rewritten_id WHERE n.value {sign} o.value) AND {similar.sql})""",
+        f"""(pairs.{_side(filter_)} IN (SELECT w.entry_id FROM {catalog.LATEST_REWRITES} w
+            JOIN {one} o ON o.entry_id = w.entry_id JOIN {one} n ON n.entry_id = w.rewritten_id
+            WHERE n.value {sign} o.value) AND {similar.sql})""",
         (filter_.get("rewriter") or "", *similar.parameters),
     )
 
@@ -269,7 +262,8 @@ def _reworded(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) 
     return Clause(
         f"""pairs.pair_no IN (SELECT o.pair_no FROM (
             SELECT q.pair_no, c.reward AS c, r.reward AS r, nc.reward AS nc, nr.reward AS nr FROM pairs q
-            LEFT JOIN {_LATEST} wc ON wc.entry_id = q.chosen LEFT JOIN {_LATEST} wr ON wr.entry_id = q.rejected
+            LEFT JOIN {catalog.LATEST_REWRITES} wc ON wc.entry_id = q.chosen
+            LEFT JOIN {catalog.LATEST_REWRITES} wr ON wr.entry_id = q.rejected
             JOIN {scored} c ON c.entry_id = q.chosen JOIN {scored} r ON r.entry_id = q.rejected
             JOIN {scored} nc ON nc.entry_id = coalesce(wc.rewritten_id, q.chosen)
             JOIN {scored} nr ON nr.entry_id = coalesce(wr.rewritten_id, q.rejected)
