@@ -74,7 +74,22 @@ def _v2(con: duckdb.DuckDBPyConnection) -> None:
             dataset_id INTEGER, pair_no INTEGER, verdict VARCHAR, reason VARCHAR, created_at TIMESTAMP)""")
 
 
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1, _v2]
+def _v3(con: duckdb.DuckDBPyConnection) -> None:
+    # A queue is what people are asked to judge; an annotation is one act of one of them, never changed, only undone. A
+    # claim keeps an entry for one annotator for a while, so that two who work at the same time get different ones.
+    con.execute("""
+        CREATE TABLE queues (
+            queue_id INTEGER, name VARCHAR UNIQUE, purpose VARCHAR, dataset_id INTEGER, taxonomy_id INTEGER,
+            overlap INTEGER, params VARCHAR, created_at TIMESTAMP);
+        CREATE TABLE queue_items (queue_id INTEGER, position INTEGER, entry_id BIGINT, shown VARCHAR);
+        CREATE TABLE annotations (
+            annotation_id BIGINT, queue_id INTEGER, entry_id BIGINT, annotator VARCHAR, answer VARCHAR, note VARCHAR,
+            seconds DOUBLE, created_at TIMESTAMP, undone_at TIMESTAMP);
+        CREATE TABLE claims (queue_id INTEGER, entry_id BIGINT, annotator VARCHAR, claimed_at TIMESTAMP);
+    """)
+
+
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1, _v2, _v3]
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> None:
