@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from engine import embedder, head_inputs
+from engine import decisions, embedder, head_inputs
+from engine.decisions import Output, Tuning
 from engine.head_inputs import Scaling
 from engine.records import SignetError, Turn
 from engine.settings import BUILTIN
@@ -26,15 +27,6 @@ HEADS = BUILTIN / "heads"
 QUALITY = BUILTIN / "quality.json"
 REWARDS = ("builtin-pre", "builtin-post")
 CHUNK = 512  # entries made into rows at a time
-
-
-@dataclass(frozen=True)
-class Output:
-    """One logit of a head: evidence that `column` has `value` (1 or -1; for a choice, the index of the class)."""
-
-    column: str
-    kind: str  # boolean, signed, choice; reward, gate
-    value: float
 
 
 @dataclass(frozen=True)
@@ -68,23 +60,8 @@ class Head:
 
     def decide(self, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """(column, values, confidence) of each labelled column; confidence is the probability of the value given."""
-        by_column: dict[str, list[int]] = {}
-        for place, output in enumerate(self.outputs):
-            by_column.setdefault(output.column, []).append(place)
-        for column, places in by_column.items():
-            own, excess = logits[:, places], logits[:, places] - self.threshold[places]
-            values = np.array([self.outputs[place].value for place in places])
-            best = excess.argmax(1)
-            if self.outputs[places[0]].kind == "choice":
-                shares = np.exp(own - own.max(1, keepdims=True))
-                shares /= shares.sum(1, keepdims=True)
-                yield column, values[best], np.take_along_axis(shares, best[:, None], 1)[:, 0]
-                continue
-            chances = 0.5 * (1 + np.tanh(0.5 * own))
-            named = np.take_along_axis(excess, best[:, None], 1)[:, 0] > 0
-            certain = np.take_along_axis(chances, best[:, None], 1)[:, 0]
-            neither = np.clip(1 - chances.sum(1), 0.0, 1.0)
-            yield column, np.where(named, values[best], 0.0), np.where(named, certain, neither)
+        count = len(self.outputs)
+        return decisions.decide(self.outputs, logits, Tuning(np.ones(count), np.zeros(count), self.threshold))
 
 
 def available() -> list[str]:

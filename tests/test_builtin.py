@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import embedder, head_inputs, heads, labelers, taxonomy
-from engine.builtin import data, evaluate, fitting
+from engine import decisions, embedder, fitting, head_inputs, heads, labelers, taxonomy
+from engine.builtin import data, evaluate
 from engine.records import SignetError, Turn, turns_to_json
 from engine.settings import ROOT
 
@@ -272,14 +272,14 @@ def test_the_share_threshold_names_as_many_as_are_true(positive: int, total: int
     logits = random.normal(size=total)
     truth = np.zeros(total)
     truth[random.permutation(total)[:positive]] = 1
-    assert (logits > fitting.share_threshold(logits, truth)).sum() == positive
+    assert (logits > decisions.share_threshold(logits, truth)).sum() == positive
 
 
 def test_share_biases_bring_a_rare_class_to_its_share() -> None:
     random = np.random.default_rng(3)
     truth = random.choice(3, size=600, p=[0.8, 0.15, 0.05])
     logits = np.eye(3)[truth] + random.normal(size=(600, 3)) + np.log([0.8, 0.15, 0.05])
-    decided = (logits + fitting.share_biases(logits, truth)).argmax(1)
+    decided = (logits + decisions.share_biases(logits, truth)).argmax(1)
     assert np.bincount(decided, minlength=3) / 600 == pytest.approx(np.bincount(truth) / 600, abs=0.02)
 
 

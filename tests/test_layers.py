@@ -12,6 +12,8 @@ LAYERS = [
     ["records"],
     ["settings"],
     ["taxonomy", "files", "readers", "readers_more", "sources"],
+    ["decisions"],
+    ["fitting"],
     ["store"],
     ["design", "intervals", "diff", "journal"],
     ["agreement", "regression", "comparison", "values", "angles", "slices", "published"],

@@ -8,33 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from engine import heads
-from engine.builtin import fitting
+from engine import decisions, fitting, heads
 from engine.builtin.data import Labelled, Preference
 from engine.heads import Head
 from engine.taxonomy import Taxonomy
 
 FEW = 8  # cases of the rarer kind in the training part, under which a head is not to be relied on
 Figures = dict[str, Any]
-
-
-def _classes(kind: str, n: int) -> list[float]:
-    return [float(i) for i in range(n)] if kind == "category" else [0.0, 1.0] if kind == "boolean" else [-1.0, 0.0, 1.0]
-
-
-def probabilities(head: Head, column: str, logits: np.ndarray, classes: Sequence[float]) -> np.ndarray:
-    """Calibrated probability of each class, (entries, classes); each row sums to 1."""
-    places = {output.value: i for i, output in enumerate(head.outputs) if output.column == column}
-    found = np.zeros((len(logits), len(classes)))
-    choice = any(output.column == column and output.kind == "choice" for output in head.outputs)
-    for place, value in enumerate(classes):
-        if value in places:
-            own = logits[:, places[value]]
-            found[:, place] = np.exp(own - logits.max(1)) if choice else fitting.sigmoid(own)
-    if not choice:
-        zero = list(classes).index(0.0)
-        found[:, zero] = np.clip(1 - found.sum(1), 0, 1)
-    return found / found.sum(1, keepdims=True)
 
 
 def _f1_of(truth: np.ndarray, decided: np.ndarray, one: float, rows: np.ndarray) -> float:
@@ -86,11 +66,11 @@ def label_figures(
     found: dict[str, Figures] = {}
     for column, decided, _ in head.decide(logits):
         kind = kinds[column]
-        classes = _classes(kind.kind, len(kind.classes))
+        classes = decisions.classes_of(kind)
         names = list(kind.classes) or [f"{value:+.0f}" if value else "0" for value in classes]
         truth = np.array([one.values[chosen.name, column] for one in test])
         trained = np.array([one.values[chosen.name, column] for one in train])
-        chances = probabilities(head, column, logits, classes)
+        chances = decisions.probabilities(head.outputs, logits, kind)
         found[column] = _figures(truth, decided, chances, trained, groups, classes, names, seed)
         if kind.kind == "category":
             found |= {name: {**one, "few": one["n_train"] < FEW} for name, one in found[column]["classes"].items()}
@@ -116,7 +96,7 @@ def reward_figures(name: str, pairs: Sequence[Preference]) -> dict[str, Figures]
         here = np.array([p.subset == subset for p in pairs])
         hits, n = float((margins[here] > 0).sum()), int(here.sum())
         low, high = wilson(hits, n)
-        sure = fitting.sigmoid(np.abs(margins[here]))
+        sure = decisions.sigmoid(np.abs(margins[here]))
         found[subset] = {
             "accuracy": hits / n, "low": low, "high": high, "n": n,
             "longer_wins": float(longer[here].mean()), "shorter_wins": float(1 - longer[here].mean()),

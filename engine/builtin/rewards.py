@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from engine import head_inputs
-from engine.builtin import fitting
+from engine import fitting, head_inputs
 from engine.builtin.data import Preference
-from engine.builtin.fitting import Fitted
+from engine.decisions import Output, sigmoid, temperature
+from engine.fitting import Fitted
 from engine.head_inputs import Scaling
-from engine.heads import Output
 from engine.records import Entry
 
 HARM = "harmless-base"  # the subset of hh-rlhf whose prompts the gate learns to tell
@@ -40,7 +39,7 @@ def _preferences(differences: np.ndarray, groups: np.ndarray, seed: int) -> tupl
     gram, truth = fitting.products(differences), np.ones((len(differences), 1))
     strength, margins = fitting.cross_validate(gram, truth, fitting.folds(groups, seed), intercept=False)
     shares, _ = fitting.fit_binary(gram, truth, strength, intercept=False)
-    scale = fitting.temperature(margins[:, 0], truth[:, 0])
+    scale = temperature(margins[:, 0], truth[:, 0])
     return (differences.T @ shares)[:, 0] * scale, float(strength[0]), margins[:, 0] * scale
 
 
@@ -86,7 +85,7 @@ def train(
     gate_weight, gate_bias, gate_logits = _gate(better, harm, groups, seed)
     told = float(((gate_logits > 0) == (harm > 0)).mean())
     say(f"builtin-post: the gate tells {told:.3f} of {len(then)} prompts out of fold")
-    gate = fitting.sigmoid(gate_logits)[:, None]
+    gate = sigmoid(gate_logits)[:, None]
     late, early = (better - worse) * factor, ((better - worse) @ before)[:, None] * EARLIER
     inputs = np.hstack([late * gate, late * (1 - gate), early * gate, early * (1 - gate)])
     weight, strength, margins = _preferences(inputs, groups, seed)

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import embedder, head_inputs, heads, taxonomy
-from engine.builtin import card, evaluate, fitting, rewards
+from engine import decisions, embedder, fitting, head_inputs, heads, taxonomy
+from engine.builtin import card, evaluate, rewards
 from engine.builtin.data import Labelled, checked_folder, fulcra, hh_pairs, public_pairs, read_labels
-from engine.builtin.fitting import Fitted
+from engine.decisions import Output
+from engine.fitting import Fitted
 from engine.head_inputs import Scaling
-from engine.heads import Output
 from engine.records import Entry, SignetError, content_hash
 
 SEED = 20241107
@@ -88,35 +88,20 @@ def fit_outputs(
         truth = np.vstack([truth, np.array(other_hits)])
         other_strength, other = fitting.cross_validate(gram, truth, splits, strengths=fitting.STRENGTHS[1:3])
         used = np.array([
-            fitting.log_loss(other[:, k], hit) < fitting.log_loss(logits[:, k], hit) for k, hit in enumerate(hits)
+            decisions.log_loss(other[:, k], hit) < decisions.log_loss(logits[:, k], hit) for k, hit in enumerate(hits)
         ])  # fmt: skip
         shares, other_bias = fitting.fit_binary(gram, truth[:, used], other_strength[used])
         weight[:, used], bias[used] = both.T @ shares, other_bias
         logits[:, used], strength[used] = other[:, used], other_strength[used]
         say(f"{name}: {used.sum()} outputs learn from the other source too")
-    scale, shift, threshold = _decisions(outputs, logits, np.stack(hits, axis=1))
+    tuning = decisions.tune(outputs, logits, np.stack(hits, axis=1))
+    scale, shift, threshold = tuning.scale, tuning.shift, tuning.threshold
     return [
         Fitted(output, weight[:, k] * scale[k], float(bias[k] * scale[k] + shift[k]), float(threshold[k]),
                {"strength": float(strength[k]), "n_train": int(hits[k].sum()), "fulcra": bool(used[k]),
                 "scale": float(scale[k]), "shift": float(shift[k])})
         for k, output in enumerate(outputs)
     ]  # fmt: skip
-
-
-def _decisions(
-    outputs: Sequence[Output], logits: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scale and shift that calibrate each output, and its threshold, from out-of-fold logits."""
-    count = len(outputs)
-    scale, shift, threshold = np.ones(count), np.zeros(count), np.zeros(count)
-    if outputs[0].kind == "choice":
-        classes = truth.argmax(1)
-        scale[:] = fitting.temperature(logits, classes)
-        return scale, shift, -fitting.share_biases(scale * logits, classes)
-    for k in range(count):
-        scale[k], shift[k] = fitting.calibration(logits[:, k], truth[:, k])
-        threshold[k] = fitting.share_threshold(scale[k] * logits[:, k] + shift[k], truth[:, k])
-    return scale, shift, threshold
 
 
 def save(name: str, fitted: Sequence[Fitted], scaling: Scaling, about: dict[str, Any]) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 
-from engine.heads import Output
+from engine.decisions import Output, log_loss, sigmoid
 
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # inverse penalty, as C elsewhere: larger trusts the data more
 FOLDS = 5
@@ -30,11 +29,6 @@ class Fitted:
     bias: float
     threshold: float
     note: dict[str, Any]
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64)))
 
 
 def products(rows: np.ndarray) -> np.ndarray:
@@ -92,19 +86,6 @@ def folds(groups: np.ndarray, seed: int, count: int = FOLDS) -> list[tuple[np.nd
     return [(np.flatnonzero(assigned != k), np.flatnonzero(assigned == k)) for k in range(count)]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
-
-
-def log_loss(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Mean loss of binary logits (n,), or of class logits (n, classes)."""
-    if logits.ndim == 1:
-        return float((np.logaddexp(0, logits) - truth * logits).mean())
-    picked = _softmax(logits)[np.arange(len(truth)), truth.astype(int)]
-    return float(-np.log(np.maximum(picked, 1e-12)).mean())
-
-
 def cross_validate(
     gram: np.ndarray,
     truth: np.ndarray,
@@ -132,53 +113,6 @@ def cross_validate(
         best[better], chosen[better] = losses[better], strength
         kept[:, better] = logits[:, better]
     return chosen, kept
-
-
-def calibration(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Scale and shift (Platt) that bring out-of-fold binary logits closest to the truth.
-
-    Drawn towards no change, so that a few cases do not swing it.
-    """
-
-    def loss(x: np.ndarray) -> float:
-        return len(truth) * log_loss(x[0] * logits + x[1], truth) + 4 * np.log(max(x[0], 1e-3)) ** 2 + x[1] ** 2
-
-    scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-    return float(np.clip(scale, 0.25, 4)), float(shift)
-
-
-def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """One factor on class logits, or on margins, that brings them closest to the truth out of fold."""
-    scales = np.geomspace(0.25, 4, 81)
-    return float(scales[int(np.argmin([log_loss(scale * logits, truth) for scale in scales]))])
-
-
-def share_threshold(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The logit above which as many out-of-fold cases lie as are true.
-
-    At that point precision equals recall, so prevalence is not distorted and F1 is near its best, without the
-    variance of searching for the best F1 among few cases.
-    """
-    ordered = np.sort(logits)[::-1]
-    count = int(truth.sum())
-    if not 0 < count < len(ordered):
-        return 0.0
-    return float((ordered[count - 1] + ordered[count]) / 2)
-
-
-def share_biases(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Additions to class logits under which out-of-fold decisions have the classes' true shares (about)."""
-    classes = logits.shape[1]
-    wanted = np.bincount(truth.astype(int), minlength=classes) / len(truth)
-    bias = np.zeros(classes)
-    best, least = bias.copy(), np.inf
-    for step in range(400):
-        got = np.bincount((logits + bias).argmax(1), minlength=classes) / len(truth)
-        gap = np.abs(got - wanted).sum()
-        if gap < least:
-            best, least = bias.copy(), gap
-        bias += 2.0 / (1 + step / 20) * (wanted - got)
-    return best - best.mean()
 
 
 def class_f1(truth: np.ndarray, decided: np.ndarray, classes: Sequence[float]) -> np.ndarray:
