@@ -13,7 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import audit_reports, bundle, catalog, export, jobs, labelers, models, rewriting, scores_file, taxonomy
+from engine import (
+    annotate_commands,
+    audit_reports,
+    bundle,
+    catalog,
+    export,
+    jobs,
+    labelers,
+    models,
+    queues,
+    rewriting,
+    scores_file,
+    taxonomy,
+)
 from engine.records import SignetError
 from engine.store import FLAGS, REVIEWS, Store, ensure_labeler, ensure_model, ensure_taxonomy
 
@@ -187,6 +200,7 @@ def delete_dataset(store: Store, dataset: str) -> Result:
     with store.transaction() as con:
         data = catalog.dataset(con, dataset)
         con.execute("DELETE FROM reviews WHERE dataset_id = ?", [data.dataset_id])
+        queues.forget(con, [one.queue_id for one in queues.every(con, data.dataset_id)])
         con.execute("DELETE FROM pairs WHERE dataset_id = ?", [data.dataset_id])
         con.execute("DELETE FROM datasets WHERE dataset_id = ?", [data.dataset_id])
         con.execute("""
@@ -256,6 +270,7 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "robustness": _reading(audit_reports.robustness),
     "agreement": _reading(audit_reports.agreement),
     "sample": _reading(audit_reports.sample),
+    **annotate_commands.OPERATIONS,
 }
 
 
