@@ -77,6 +77,29 @@ def fingerprint(name: str, revision: str, options: dict[str, Any], task: str) ->
     return f"{name.replace('/', '_')}-{content_hash(parts, 16)}"
 
 
+def asking(
+    name: str, revision: str, params: dict[str, Any], task: str, schema: dict[str, Any], folder: Path | None
+) -> Asking:
+    """What asks in a job. Options are those of the job's parameters; the journal is under the store's `answers/`."""
+    options = checked({key: params[key] for key in {**IDENTITY, **RUNNING} if key in params})
+    store = folder.parent.parent if folder is not None else home()
+    return Asking(name, options, Journal(store / "answers", fingerprint(name, revision, options, task)), schema, folder)
+
+
+def cancel_batches(params: dict[str, Any], folder: Path) -> None:
+    """Ask the server to stop what still runs of a batch job; what it has answered can still be collected."""
+    try:
+        batches.cancel(_client(params.get("base_url")), folder)
+    except SignetError:
+        return  # the job stops all the same; resuming it finds the batch again
+
+
+def _client(base_url: str | None) -> Any:
+    import openai
+
+    return openai.OpenAI(api_key=key_for(base_url) or "none", base_url=base_url, max_retries=0)
+
+
 class Asking:
     """Asks a shard's questions, live or by batch. `folder`: the job's, or None for a trial without a job."""
 
@@ -116,7 +139,7 @@ class Asking:
             self._by_batch(questions)
         asker = Asker(
             self.open, self._journal, self._schema, self._request(), self.options["concurrency"], self.price,
-            self.options["ceiling"], self._dollars(Usage()), self._attempt,
+            self.options["ceiling"], self._dollars(), self._attempt,
         )  # fmt: skip
         try:
             found = asker.ask_all(questions, lambda tally: self._note(tally, asker))
@@ -133,13 +156,13 @@ class Asking:
         names = ("answered", "cached", "failed", "refused", "repaired", "busy")
         return self.counts | {name: self.counts.get(name, 0) + getattr(tally, name) for name in names}
 
-    def _dollars(self, more: Usage) -> float:
-        """What was spent so far and `more`, live and by batch each at its price; 0 where the price is unknown."""
-        return cost(self._usage + more, self.price) + cost(self._batched, self.price, True)
+    def _dollars(self) -> float:
+        """What was spent so far, live and by batch each at its price; 0 where the price is unknown."""
+        return cost(self._usage, self.price) + cost(self._batched, self.price, True)
 
     def spent(self) -> float | None:
         """US dollars of this job so far; None where the price is unknown, 0 for a server of one's own."""
-        return None if self.price is None else round(self._dollars(Usage()), 6)
+        return None if self.price is None else round(self._dollars(), 6)
 
     def _note(self, tally: Tally, asker: Asker) -> None:
         if time.monotonic() - self._last > 1.0:
@@ -157,8 +180,6 @@ class Asking:
 
     def _by_batch(self, questions: Sequence[Question]) -> None:
         """Put what is not in the journal through the Batch API; answers go into the journal, the rest is asked live."""
-        import openai
-
         if not self.name.startswith("openai:") or self.folder is None:
             raise SignetError("Only openai:MODEL can work by batch.")
         shard = content_hash(sorted(q.key for q in questions), 12)
@@ -176,9 +197,7 @@ class Asking:
             (q.key, chat_body(self.model, q.messages, self._schema, "schema", self._request())) for q in todo
         ]  # fmt: skip
         self._check_ceiling(requests)
-        client = openai.OpenAI(
-            api_key=key_for(self.options["base_url"]), base_url=self.options["base_url"], max_retries=0
-        )  # fmt: skip
+        client = _client(self.options["base_url"])
         cancelled = self.folder / "cancel"
         outcome = batches.run(
             client, requests, folder, f"{self.folder.name}-{shard}", stop=cancelled.exists,
@@ -211,7 +230,7 @@ class Asking:
             return
         prompt = sum(count_tokens(json.dumps(body["messages"])) for _, body in requests)
         worst = Usage(len(requests), prompt, 0, len(requests) * self.options["max_tokens"])
-        total = self._dollars(Usage()) + cost(worst, self.price, True)
+        total = self._dollars() + cost(worst, self.price, True)
         if total > self.options["ceiling"]:
             raise SignetError(
                 f"These batches may cost up to ${total:.2f}, more than the ceiling of ${self.options['ceiling']:g}: "

@@ -8,6 +8,7 @@ it is thrown away and counted. Similarity is the cosine of sentence embeddings; 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,17 @@ import pyarrow as pa
 
 from engine import endpoints, language_models, perturb, surface
 from engine.asks import Question
-from engine.journal import Journal
 from engine.prompts import Unusable, as_data, parse_json
 from engine.records import Entry, SignetError, content_hash, turns_from_json
-from engine.settings import ROOT, home
+from engine.settings import ROOT
 
 FOLDER = ROOT / "prompts"
 SCHEMA = {
     "type": "object", "properties": {"rewritten": {"type": "string"}}, "required": ["rewritten"],
     "additionalProperties": False,
 }  # fmt: skip
+_ROLE_TAG = re.compile(r"(?:^|\n)\s*(?:Human|Assistant|User)\s*:")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATION = re.compile(r"\b(?:not|no|never|none|cannot|nothing|nobody|neither|nor)\b|n['’]t\b", re.I)
 
 
@@ -47,7 +49,13 @@ def instructions() -> dict[str, str]:
 
 
 def resolve(rewriter: str, how: str | None, options: dict[str, Any]) -> RewriterSpec:
-    """The rewriter of that name. `how`: for `builtin` kinds of perturbation joined by +, else an instruction's name."""
+    """The rewriter of that name. `how`: for `builtin` kinds of perturbation joined by +, else an instruction's name.
+
+    The option `similarity_model` names a sentence embedder (BAAI/bge-m3, as SEAL) in place of the built-in one.
+    """
+    options = dict(options)
+    judge = options.pop("similarity_model", None)
+    measured = {"similarity_model": str(judge)} if judge else {}
     if rewriter == "builtin":
         kinds = (how or "contractions+synonyms+politeness").split("+")
         unknown = [kind for kind in kinds if kind not in perturb.PERTURBATIONS]
@@ -56,7 +64,7 @@ def resolve(rewriter: str, how: str | None, options: dict[str, Any]) -> Rewriter
         if options:
             raise SignetError(f"The built-in perturber has no option {sorted(options)[0]!r}.")
         return RewriterSpec(f"builtin: {'+'.join(kinds)}", {"rewriter": "builtin", "kinds": kinds,
-                                                            "version": perturb.VERSION})  # fmt: skip
+                                                            "version": perturb.VERSION, **measured})  # fmt: skip
     known = instructions()
     how = how or "neutral"
     if how not in known:
@@ -67,18 +75,16 @@ def resolve(rewriter: str, how: str | None, options: dict[str, Any]) -> Rewriter
     name = f"{language_models.who(rewriter, chosen)}: {how.replace('_', ' ')}"
     # What else its rewrites depend on stands in its name: rewrites are found by it.
     rest = content_hash([chosen["base_url"], chosen["temperature"], version], 6)
-    return RewriterSpec(f"{name} #{rest}", {"rewriter": rewriter, "how": how, "version": version, **chosen})
+    return RewriterSpec(f"{name} #{rest}", {"rewriter": rewriter, "how": how, "version": version, **chosen, **measured})
 
 
 def complaint_about(before: str, after: str) -> str | None:
     """Why a rewrite cannot stand for the original, or None: one sentence each for what did not survive."""
     if not after.strip():
         return "the rewrite is empty."
-    if re.search(r"(?:^|\n)\s*(?:Human|Assistant|User)\s*:", after) and not re.search(
-        r"(?:^|\n)\s*(?:Human|Assistant|User)\s*:", before
-    ):
+    if _ROLE_TAG.search(after) and not _ROLE_TAG.search(before):
         return "it contains a role tag that starts a new turn."
-    if sorted(re.findall(r"\d+(?:[.,]\d+)*", before)) != sorted(re.findall(r"\d+(?:[.,]\d+)*", after)):
+    if sorted(_NUMBER.findall(before)) != sorted(_NUMBER.findall(after)):
         return "the numbers are not the same as in the original."
     if surface.features(before)["refusal_phrase"] != surface.features(after)["refusal_phrase"]:
         return "it refuses where the original does not, or the other way round."
@@ -130,7 +136,7 @@ def question(instruction: str, entry: str, prompt: str, response: str) -> Questi
     return Question(entry, asked, read)
 
 
-class Rewriter:
+class Rewriter(ABC):
     """Common to both: what a rewrite job's shard becomes. Subclasses say how a text is reworded."""
 
     def __init__(self, params: dict[str, Any]) -> None:
@@ -140,9 +146,9 @@ class Rewriter:
         self._unchanged = 0
         self.environment: dict[str, Any] = {"rewriter": self.name, "progress": {}}
 
+    @abstractmethod
     def reword(self, rows: list[tuple[str, str, str]]) -> dict[str, str]:
         """New responses by entry hash, for rows of (entry, prompt as JSON turns, response)."""
-        raise NotImplementedError
 
     def run(self, entries: pa.Table) -> pa.Table:
         """Rewrites that differ and hold what they must: entry, rewritten (hash), response, similarity."""
@@ -193,15 +199,10 @@ class LanguageModelRewriter(Rewriter):
 
     def __init__(self, params: dict[str, Any], folder: Path | None) -> None:
         super().__init__(params)
-        known = {**language_models.IDENTITY, **language_models.RUNNING}
-        options = language_models.checked({name: params[name] for name in known if name in params})
         self.instruction = instructions()[params["how"]]
         if content_hash(self.instruction, 10) != params["version"]:
             raise SignetError(f"The instruction {params['how']} has changed since this job was made; start a new one.")
-        name = language_models.fingerprint(params["rewriter"], params["version"], options, "rewrite")
-        store = folder.parent.parent if folder is not None else home()
-        self.journal = Journal(store / "answers", name)
-        self._asking = language_models.Asking(params["rewriter"], options, self.journal, SCHEMA, folder)
+        self._asking = language_models.asking(params["rewriter"], params["version"], params, "rewrite", SCHEMA, folder)
 
     def reword(self, rows: list[tuple[str, str, str]]) -> dict[str, str]:
         """What the model answered and the checks let pass."""
