@@ -165,8 +165,8 @@ def create(
             raise SignetError(f"A queue named {name!r} exists; choose another name.")
         ensure_taxonomy(con, version)
         row = con.execute(
-            "SELECT taxonomy_id FROM taxonomies WHERE name = ? AND version = ? AND text = ?",
-            [version.name, version.version, version.text],
+            "SELECT taxonomy_id FROM taxonomies WHERE name = ? AND version = ?",
+            [version.name, version.version],
         ).fetchone()
         taxonomy_id = int(row[0]) if row else 0
         params: dict[str, Any] = {"strategy": strategy, "seed": seed, "asked": n, **given}

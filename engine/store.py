@@ -226,8 +226,10 @@ def ensure_labeler(con: duckdb.DuckDBPyConnection, name: str, kind: str, revisio
 
 def ensure_taxonomy(con: duckdb.DuckDBPyConnection, taxonomy: Taxonomy) -> dict[str, int]:
     """Store a taxonomy's version if it is new; returns feature_id by column name."""
-    fields = {"name": taxonomy.name, "version": taxonomy.version, "text": taxonomy.text}
-    taxonomy_id = _ensure(con, "taxonomies", "taxonomy_id", fields)
+    taxonomy_id = _ensure(con, "taxonomies", "taxonomy_id", {"name": taxonomy.name, "version": taxonomy.version})
+    con.execute(
+        "UPDATE taxonomies SET text = ? WHERE taxonomy_id = ? AND text IS NULL", [taxonomy.text, taxonomy_id]
+    )  # a version may be written in several ways: the first one stays
     known = con.execute("SELECT name, feature_id FROM features WHERE taxonomy_id = ?", [taxonomy_id]).fetchall()
     if known:
         return {str(name): int(feature_id) for name, feature_id in known}

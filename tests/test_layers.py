@@ -10,15 +10,15 @@ from engine.settings import ROOT
 # From the ground up; a module may import only modules on lines above its own (or, where marked, its own line).
 LAYERS = [
     ["records"],
-    ["settings"],
+    ["settings", "plain_yaml"],
     ["taxonomy", "files", "readers", "readers_more", "sources"],
     ["decisions", "answers"],
     ["fitting"],
     ["store"],
     ["design", "intervals", "diff", "journal"],
-    ["agreement", "regression", "comparison", "values", "angles", "slices", "published"],
+    ["agreement", "regression", "comparison", "values", "angles", "slices", "published", "prevalence"],
     ["imprint"],
-    ["alignment"],
+    ["alignment", "taught"],
     ["robustness", "suspects"],
     [
         "filters",
@@ -65,7 +65,7 @@ LAYERS = [
 ]
 STATISTICS = [
     *("intervals", "comparison", "values", "design", "regression", "imprint", "angles", "alignment", "slices"),
-    *("suspects", "robustness", "published", "agreement", "charts", "diff"),
+    *("suspects", "robustness", "published", "agreement", "charts", "diff", "prevalence", "taught"),
 ]
 FILES = sorted((ROOT / "engine").glob("*.py"))
 

@@ -84,7 +84,7 @@ def test_a_users_own_taxonomy_appears(own_folder: Path) -> None:
         ("name: mine\nfeatures:\n  - {name: a, definition: d, kind: category}", "classes must be a list"),
         ("name: mine\nfeatures:\n  - {name: a, definition: d, classes: [x, y]}", "classes belong to"),
         ("name: mine\nfeatures:\n  - {name: a, definition: d}\n  - {name: a, definition: d}", "appears twice"),
-        ("name: mine\nkind: choice\nclasses: [x, x]", "a class appears twice"),
+        ("name: mine\nkind: choice\nclasses: [x, x]", "class 'x' appears twice"),
         ("name: seal\nkind: choice\nclasses: [x, y]", "is taken by another taxonomy"),
     ],
 )
