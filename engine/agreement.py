@@ -1,7 +1,4 @@
-"""Agreement of raters on nominal, ordinal or boolean labels: pure functions, frozen results.
-
-Everything is worked out on tables of counts, so the bootstrap costs the same for a hundred units or a hundred thousand.
-"""
+"""Agreement of two raters, and of one with itself: pure functions, frozen results. Several raters: engine.raters."""
 
 from __future__ import annotations
 
@@ -13,17 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from engine.alpha import alpha, bootstrap, nothing
 from engine.intervals import Z95, Estimate, kappa, wilson
 
 Level = Literal["nominal", "ordinal"]
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal")
-CHUNK = 4_000_000  # bootstrap cells held at once
-UNDEFINED_MAX = 0.05  # no interval where more of the resamples than this hold one class only
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two raters on one feature. Kappa, PABAK and AC1 are unweighted; only alpha uses the order of ordinal labels.
+    """Two raters on one feature. Kappa, PABAK and AC1 are unweighted; alpha and `weighted` use the order of labels.
+
+    `weighted` is kappa with quadratic weights (Cohen 1968, Psychol Bull 70:213), NaN for nominal labels.
 
     `prevalence_a` and `prevalence_b` are each rater's share of True (or 1) for boolean labels, else NaN.
     """
@@ -35,20 +33,9 @@ class Agreement:
     pabak: Estimate
     ac1: Estimate
     alpha: Estimate
+    weighted: Estimate
     prevalence_a: float
     prevalence_b: float
-
-
-@dataclass(frozen=True, slots=True)
-class Many:
-    """Any number of raters: alpha over units with two ratings or more, Fleiss' kappa over complete units."""
-
-    alpha: Estimate
-    fleiss: Estimate
-
-
-def _nothing(n: int = 0) -> Estimate:
-    return Estimate(math.nan, math.nan, math.nan, n)
 
 
 def _check(level: str) -> None:
@@ -98,7 +85,7 @@ def ac1(table: Sequence[Sequence[int]] | np.ndarray) -> Estimate:
     counts = np.asarray(table, dtype=float)
     n, size = int(counts.sum()), len(counts)
     if n == 0 or size < 2:
-        return _nothing(n)
+        return nothing(n)
     shares = counts / n
     observed = float(np.trace(shares))
     share = (shares.sum(axis=0) + shares.sum(axis=1)) / 2
@@ -110,69 +97,6 @@ def ac1(table: Sequence[Sequence[int]] | np.ndarray) -> Estimate:
     spread = observed * (1 - observed) - 4 * (1 - found) * first + 4 * (1 - found) ** 2 * second
     half = Z95 * math.sqrt(max(spread, 0.0) / n) / (1 - chance)
     return Estimate(found, max(-1.0, found - half), min(1.0, found + half), n)
-
-
-def _alpha(patterns: np.ndarray, weights: np.ndarray, level: str) -> np.ndarray:
-    """Krippendorff's alpha for each row of weights (how many units show each pattern of class counts).
-
-    The ordinal difference of Krippendorff (2011), the squared sum of the counts between two classes with half of the
-    ends, is the squared distance of their mid-ranks, so no coincidence matrix is formed. NaN where one class is left.
-    """
-    raters = patterns.sum(axis=1)
-    marginals = weights @ patterns
-    total = marginals.sum(axis=1)
-    if level == "nominal":
-        apart = weights @ ((raters**2 - (patterns**2).sum(axis=1)) / (raters - 1))
-        expected = total**2 - (marginals**2).sum(axis=1)
-    else:
-        safe = np.maximum(total, 1.0)[:, None]
-        rank = (np.cumsum(marginals, axis=1) - marginals / 2) / safe
-        rank = rank - (marginals * rank).sum(axis=1, keepdims=True) / safe
-        squares = rank**2 @ patterns.T
-        sums = rank @ patterns.T
-        apart = 2 * (weights * ((raters * squares - sums**2) / (raters - 1))).sum(axis=1)
-        expected = 2 * (total * (marginals * rank**2).sum(axis=1) - (marginals * rank).sum(axis=1) ** 2)
-    varied = (marginals > 0).sum(axis=1) > 1
-    found = 1 - (total - 1) * apart / np.where(varied, expected, 1.0)
-    return np.where(varied, np.minimum(found, 1.0), math.nan)
-
-
-def _fleiss(patterns: np.ndarray, weights: np.ndarray, _level: str = "nominal") -> np.ndarray:
-    """Fleiss' kappa (Fleiss 1971, Psychol Bull 76:378) for each row of weights. NaN where one class is left."""
-    raters = patterns[0].sum()
-    units = weights.sum(axis=1)
-    observed = weights @ (((patterns**2).sum(axis=1) - raters) / (raters * (raters - 1))) / units
-    marginals = weights @ patterns
-    chance = ((marginals / (units * raters)[:, None]) ** 2).sum(axis=1)
-    varied = (marginals > 0).sum(axis=1) > 1
-    found = (observed - chance) / np.where(varied, 1 - chance, 1.0)
-    return np.where(varied, np.minimum(found, 1.0), math.nan)
-
-
-def _bootstrap(
-    statistic: Any, patterns: np.ndarray, counts: np.ndarray, level: str, replicates: int, seed: int
-) -> Estimate:
-    """A statistic of patterns with its 95% percentile bootstrap interval over units (Efron 1979).
-
-    To resample units is to draw the patterns' counts from a multinomial. Resamples of one class are left out, and
-    there is no interval where they are more than a twentieth.
-    """
-    n = int(counts.sum())
-    if n == 0:
-        return _nothing()
-    patterns = patterns.astype(float)
-    estimate = float(statistic(patterns, counts[None, :].astype(float), level)[0])
-    if math.isnan(estimate) or n < 2 or replicates < 1:
-        return Estimate(estimate, math.nan, math.nan, n)
-    rng, step = np.random.default_rng(seed), max(1, CHUNK // len(counts))
-    sizes = [min(step, replicates - start) for start in range(0, replicates, step)]
-    draws = (rng.multinomial(n, counts / n, size=size).astype(float) for size in sizes)
-    drawn = np.concatenate([statistic(patterns, weights, level) for weights in draws])
-    known = drawn[~np.isnan(drawn)]
-    if len(known) < (1 - UNDEFINED_MAX) * replicates:
-        return Estimate(estimate, math.nan, math.nan, n)
-    low, high = np.quantile(known, [0.025, 0.975])
-    return Estimate(estimate, float(low), float(high), n)
 
 
 def _pairs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +126,7 @@ def two(
     left, right, seen = _codes(a, b, level, classes)
     n, size = len(left), max(2, len(seen))
     counts = np.bincount(left * size + right, minlength=size * size).reshape(size, size)
+    patterns, units = _pairs(counts)
     observed = wilson(int(np.trace(counts)), n)
     boolean = n > 0 and level == "nominal" and all(one in (0, 1) for one in seen)
     positive = [index for index, one in enumerate(seen) if one == 1]
@@ -212,42 +137,21 @@ def two(
         kappa(counts.tolist()),
         _pabak(observed, size),
         ac1(counts),
-        _bootstrap(_alpha, *_pairs(counts), level, replicates, seed),
+        bootstrap([alpha(patterns, level)], units, replicates, seed)[0],
+        kappa(counts.tolist(), "quadratic") if level == "ordinal" else nothing(n),
         float(np.isin(left, positive).mean()) if boolean else math.nan,
         float(np.isin(right, positive).mean()) if boolean else math.nan,
     )
 
 
-def _patterns(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows of codes, whoever gave which, as counts of each class, and how many units show each."""
-    if not codes.size:
-        return np.zeros((0, size), dtype=np.int64), np.zeros(0, dtype=np.int64)
-    found = pd.DataFrame(np.sort(codes, axis=1)).groupby(list(range(codes.shape[1]))).size()
-    rows = found.index.to_frame().to_numpy()
-    return np.stack([(rows == one).sum(axis=1) for one in range(size)], axis=1), found.to_numpy()
-
-
-def many(ratings: Any, level: Level = "nominal", replicates: int = 500, seed: int = 0) -> Many:
-    """Agreement of any number of raters from (units, raters), NaN where one did not rate.
-
-    Krippendorff's alpha (2011) over the units with two ratings or more; Fleiss' kappa (1971), which is nominal, over
-    the complete units. Both intervals are seeded bootstraps over units.
-    """
-    _check(level)
-    values = np.asarray(ratings, dtype=float)
-    if values.ndim != 2:
-        raise ValueError(f"ratings need units and raters: {values.shape}")
-    codes, seen = pd.factorize(values.ravel(), sort=True)
-    codes, size = codes.reshape(values.shape).astype(np.int64), max(1, len(seen))
-    if values.shape[1] < 2:
-        return Many(_nothing(), _nothing())
-    known = (codes >= 0).sum(axis=1)
-    pairable, complete = codes[known >= 2], codes[known == values.shape[1]]
-    alpha = _bootstrap(_alpha, *_patterns(pairable, size), level, replicates, seed)
-    return Many(alpha, _bootstrap(_fleiss, *_patterns(complete, size), level, replicates, seed))
-
-
-MEASURES = {"agreement": "observed", "kappa": "kappa", "pabak": "pabak", "ac1": "ac1", "alpha": "alpha"}
+MEASURES = {
+    "agreement": "observed",
+    "kappa": "kappa",
+    "pabak": "pabak",
+    "ac1": "ac1",
+    "alpha": "alpha",
+    "weighted": "weighted",
+}
 ENDS = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
 COLUMNS = ["feature", "n", *ENDS, "prevalence_a", "prevalence_b"]
 

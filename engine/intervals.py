@@ -23,8 +23,11 @@ class Estimate:
     n: int
 
 
-def wilson(successes: int, n: int) -> Estimate:
-    """Share with Wilson's 95% score interval (Wilson 1927, JASA 22:209). n = 0 gives NaN."""
+def wilson(successes: float, n: int) -> Estimate:
+    """Share with Wilson's 95% score interval (Wilson 1927, JASA 22:209). n = 0 gives NaN.
+
+    Successes may be a sum of n shares: those vary less than successes do, so the interval is then a careful one.
+    """
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     share = successes / n
@@ -68,10 +71,11 @@ def mcnemar(only_a: int, only_b: int, n: int) -> McNemar:
     return McNemar(only_a, only_b, n, Estimate(difference, difference - half, difference + half, n), p)
 
 
-def kappa(table: Sequence[Sequence[int]]) -> Estimate:
+def kappa(table: Sequence[Sequence[int]], weights: str | None = None) -> Estimate:
     """Cohen's kappa of two raters from a square table of counts, with its large-sample 95% interval (Fleiss 1969).
 
-    NaN where both always say the same: agreement by chance is then certain.
+    `weights`: linear or quadratic in the distance of the classes (Cohen 1968), for classes in order. NaN where both
+    always say the same: agreement by chance is then certain.
     """
     from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -81,7 +85,7 @@ def kappa(table: Sequence[Sequence[int]]) -> Estimate:
     if chance >= 1.0:
         return Estimate(math.nan, math.nan, math.nan, n)
     with np.errstate(invalid="ignore"):
-        found = cohens_kappa(counts)
+        found = cohens_kappa(counts, wt=weights)
     value, low, high = float(found.kappa), float(found.kappa_low), float(found.kappa_upp)
     if math.isnan(low):  # a variance of zero that rounding made negative
         low = high = value

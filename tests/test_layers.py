@@ -16,8 +16,9 @@ LAYERS = [
     ["fitting"],
     ["store"],
     ["design", "intervals", "diff", "journal"],
+    ["alpha", "scales"],
     ["agreement", "regression", "comparison", "values", "angles", "slices", "published", "prevalence"],
-    ["imprint"],
+    ["imprint", "raters"],
     ["alignment", "taught"],
     ["robustness", "suspects"],
     [
@@ -66,6 +67,7 @@ LAYERS = [
 STATISTICS = [
     *("intervals", "comparison", "values", "design", "regression", "imprint", "angles", "alignment", "slices"),
     *("suspects", "robustness", "published", "agreement", "charts", "diff", "prevalence", "taught"),
+    *("alpha", "scales", "raters"),
 ]
 FILES = sorted((ROOT / "engine").glob("*.py"))
 
