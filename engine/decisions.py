@@ -30,24 +30,19 @@ class Output:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was learned on held-out logits, each (outputs,): calibrated logits are scale * logits + shift.
+    """What was learned on held-out logits, a number an output: calibrated logits are scale * logits + shift.
 
     An output is decided for when its calibrated logit exceeds its threshold; of a choice, the class with the largest
     excess. The scale of a choice is one temperature, shared by its classes.
     """
 
-    scale: Array
-    shift: Array
-    threshold: Array
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    threshold: tuple[float, ...]
 
     def calibrated(self, logits: Array) -> Array:
         """Calibrated logits, (n, outputs)."""
-        return logits * self.scale + self.shift
-
-
-def plain(count: int) -> Tuning:
-    """The tuning of logits that nothing is known about: as they are, decided for above 0."""
-    return Tuning(np.ones(count), np.zeros(count), np.zeros(count))
+        return logits * np.array(self.scale) + np.array(self.shift)
 
 
 def classes_of(column: Column) -> tuple[float, ...]:
@@ -169,29 +164,27 @@ def share_biases(logits: Array, truth: Array) -> Array:
 def tune(outputs: Sequence[Output], logits: Array, truth: Array) -> Tuning:
     """Calibration and thresholds from held-out logits (n, outputs) and `targets` (n, outputs).
 
-    Each binary output gets a scale and a shift (`calibration`), each choice a `temperature`. Thresholds make the
-    labels given as frequent as the true ones (`share_threshold`, `share_biases`), for two reasons: what Signet reports
-    of a dataset is prevalence, and the threshold with the best F1, searched for on the same cases, was no better on
-    others (see docs of the benchmark) and far worse for labels with few of them. A column without labels stays as is.
+    Each binary output gets a scale and a shift (`calibration`), each choice a `temperature`. Thresholds make labels as
+    frequent as the truth is (`share_threshold`, `share_biases`): what Signet reports of a dataset is prevalence. On our
+    labels of hh-rlhf they stated a label's prevalence, on other prompts, within 1% where 100 cases or more were known
+    and 2 to 4% where 20 to 100 were. The threshold of the best F1 gained 0.01 in F1 for the former, none for the
+    latter, and stated prevalences 14 to 70% off. A column without labels stays as it is.
     """
-    found = plain(len(outputs))
+    scale, shift, threshold = np.ones(len(outputs)), np.zeros(len(outputs)), np.zeros(len(outputs))
     for places in _by_column(outputs).values():
         known = np.isfinite(truth[:, places]).all(1) & np.isfinite(logits[:, places]).all(1)
-        if not known.any():
-            continue
         own, right = logits[known][:, places], truth[known][:, places]
         if outputs[places[0]].kind == "choice":
-            # An entry of a class without an output (built-in heads leave out classes nobody labelled) teaches nothing.
+            # A class without an output (the built-in heads leave out those that nobody saw) teaches nothing.
             own, right = own[right.any(1)], right[right.any(1)].argmax(1)
             if len(own):
-                found.scale[places] = temperature(own, right)
-                found.threshold[places] = -share_biases(found.scale[places[0]] * own, right)
+                scale[places] = temperature(own, right)
+                threshold[places] = -share_biases(scale[places[0]] * own, right)
             continue
-        for k, place in enumerate(places):
-            found.scale[place], found.shift[place] = calibration(own[:, k], right[:, k])
-            calibrated = found.scale[place] * own[:, k] + found.shift[place]
-            found.threshold[place] = share_threshold(calibrated, right[:, k])
-    return found
+        for k, place in enumerate(places if len(own) else ()):
+            scale[place], shift[place] = calibration(own[:, k], right[:, k])
+            threshold[place] = share_threshold(scale[place] * own[:, k] + shift[place], right[:, k])
+    return Tuning(tuple(scale.tolist()), tuple(shift.tolist()), tuple(threshold.tolist()))
 
 
 def probabilities(outputs: Sequence[Output], logits: Array, column: Column) -> Array:
@@ -223,7 +216,7 @@ def decide(
     """
     calibrated = tuning.calibrated(logits)
     for column, places in _by_column(outputs).items():
-        own, excess = calibrated[:, places], calibrated[:, places] - tuning.threshold[places]
+        own, excess = calibrated[:, places], calibrated[:, places] - np.array(tuning.threshold)[places]
         named = np.array([outputs[place].value for place in places])
         best = excess.argmax(1)
         if outputs[places[0]].kind == "choice":

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
-from engine.decisions import Output, log_loss, sigmoid
+from engine.decisions import Output, sigmoid
 
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2)  # inverse penalty, as C elsewhere: larger trusts the data more
 FOLDS = 5
 BIAS_VARIANCE = 100.0
+TOLERANCE = 1e-5  # of a Newton step
+MOST = 20.0  # the weight a rare value can get
+RARE = 0.1  # frequency below which entries with a label are repeated
 
 
 @dataclass(frozen=True)
@@ -37,45 +39,97 @@ def products(rows: np.ndarray) -> np.ndarray:
     return wide @ wide.T
 
 
+def _solve(apply: Callable[[np.ndarray], np.ndarray], root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """x of (I + R K R) x = right for all targets at once, by conjugate gradients; `apply` multiplies by K."""
+    found, rest = np.zeros_like(right), right.copy()
+    direction, left = rest.copy(), (rest**2).sum(0)
+    aim = left * TOLERANCE**2
+    for _ in range(200):
+        if (left <= aim).all():
+            break
+        moved = direction + root * apply(root * direction)
+        size = left / np.maximum((direction * moved).sum(0), 1e-30)
+        found += size * direction
+        rest -= size * moved
+        now = (rest**2).sum(0)
+        direction = rest + now / np.maximum(left, 1e-30) * direction
+        left = now
+    return found
+
+
 def fit_binary(
-    gram: np.ndarray, truth: np.ndarray, strength: np.ndarray | float, intercept: bool = True
+    gram: np.ndarray,
+    truth: np.ndarray,
+    strength: np.ndarray | float,
+    intercept: bool = True,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ridge logistic regressions of several targets from the products of all rows with each other.
 
-    `gram` is rows @ rows.T, `truth` (rows, targets) of 0 and 1, `strength` one number or one a target. Each target
-    minimises the sum of its losses + |weights|^2 / (2 strength). Returns shares (rows, targets) and biases (targets,):
-    weights are rows.T @ shares, logits of other rows their products with these rows @ shares + bias. The bias has a
+    `gram` is rows @ rows.T, `truth` (rows, targets) of 0 and 1, `strength` one number or one a target, `weights` (rows,
+    targets) how much each case counts: 1, or 0 where the truth is NaN. Each target minimises the weighted sum of its
+    losses + |its weights on columns|^2 / (2 strength). Returns shares (rows, targets) and biases (targets,): weights on
+    columns are rows.T @ shares, logits of other rows their products with these rows @ shares + bias. The bias has a
     penalty too, so weak (BIAS_VARIANCE) that it hardly counts; without `intercept` it is 0.
 
-    Newton's method in the numerically stable form of Rasmussen and Williams 2006, algorithm 3.1.
+    Newton's method in the numerically stable form of Rasmussen and Williams 2006, algorithm 3.1, its linear systems
+    solved for all targets together by conjugate gradients. In single precision, which is exact enough: see the tests.
     """
-    strengths = np.broadcast_to(np.asarray(strength, np.float64), truth.shape[1:])
-    constant = BIAS_VARIANCE if intercept else 0.0
-    shares, biases = np.zeros(truth.shape), np.zeros(truth.shape[1])
-    ones = np.eye(len(gram), dtype=np.float32)
-    for k, target in enumerate(truth.T):
-        kernel = (strengths[k] * gram + constant).astype(np.float32)  # twice as fast, and exact enough: see the tests
-        mean = np.clip(target.mean(), 1e-3, 1 - 1e-3)
-        logits = np.full(len(target), np.log(mean / (1 - mean)) if intercept else 0.0, np.float32)
-        dual, last = np.zeros(len(target), np.float32), np.inf
-        for _ in range(30):
-            chance = sigmoid(logits).astype(np.float32)
-            root = np.sqrt(chance * (1 - chance))
-            aim = root**2 * logits + target.astype(np.float32) - chance
-            factor = cho_factor(ones + root[:, None] * kernel * root, lower=True, check_finite=False, overwrite_a=True)
-            step = aim - root * cho_solve(factor, root * (kernel @ aim), check_finite=False) - dual
-            for _ in range(8):  # a step too far is halved
-                logits = kernel @ (dual + step)
-                loss = float(np.logaddexp(0, logits).sum() - target @ logits + (dual + step) @ logits / 2)
-                if loss <= last:
-                    break
-                step /= 2
-            dual = dual + step
-            if last - loss < 1e-4 * (1 + abs(loss)):
+    gram = gram.astype(np.float32)
+    strengths = np.broadcast_to(np.asarray(strength, np.float32), truth.shape[1:])
+    constant = np.float32(BIAS_VARIANCE if intercept else 0)
+    known = np.isfinite(truth)
+    counts = known.astype(np.float32) if weights is None else np.where(known, weights, 0).astype(np.float32)
+    aims = np.where(known, truth, 0).astype(np.float32)
+
+    def apply(vectors: np.ndarray) -> np.ndarray:
+        return strengths * (gram @ vectors) + constant * vectors.sum(0)
+
+    mean = np.clip((counts * aims).sum(0) / np.maximum(counts.sum(0), 1e-9), 1e-3, 1 - 1e-3)
+    start = np.log(mean / (1 - mean)) if intercept else np.zeros_like(mean)
+    logits = np.broadcast_to(start.astype(np.float32), aims.shape)
+    dual, last = np.zeros_like(aims), np.full(aims.shape[1], 1e30)
+    for _ in range(30):
+        chance = sigmoid(logits).astype(np.float32)
+        root = np.sqrt(counts * chance * (1 - chance))
+        right = root**2 * logits + counts * (aims - chance)
+        step = right - root * _solve(apply, root, root * apply(right)) - dual
+        here, there, size = apply(dual), apply(step), np.ones_like(strengths)
+        for _ in range(8):  # a step too far is halved
+            logits, ahead = here + size * there, dual + size * step
+            losses = counts * (np.logaddexp(0, logits) - aims * logits) + ahead * logits / 2
+            loss = losses.sum(0, dtype=np.float64)
+            fine = loss <= last + 1e-6 * np.abs(last)
+            if fine.all():
                 break
-            last = loss
-        shares[:, k], biases[k] = strengths[k] * dual, constant * dual.sum()
-    return shares, biases
+            size = np.where(fine, size, size / 2).astype(np.float32)
+        dual = ahead
+        if (last - loss < 1e-5 * (1 + np.abs(loss))).all():
+            break
+        last = loss
+    return (strengths * dual).astype(np.float64), (constant * dual.sum(0)).astype(np.float64)
+
+
+def balance(truth: np.ndarray) -> np.ndarray:
+    """Weights under which both values of each target count the same (n / (2 n_value), at most MOST), NaN counting 0."""
+    known = np.isfinite(truth)
+    found = np.zeros(truth.shape)
+    for value in (0.0, 1.0):
+        hit = truth == value
+        found += np.where(hit, np.minimum(known.sum(0) / np.maximum(2 * hit.sum(0), 1), MOST), 0.0)
+    return found
+
+
+def repeats(truth: np.ndarray) -> np.ndarray:
+    """How often an entry is to be seen so that rare labels are not drowned, at least 1, (n,).
+
+    Repeat factors of Gupta et al. 2019 (LVIS, section 5): the largest, over the entry's labels, of
+    sqrt(RARE / frequency of the label).
+    """
+    hits = truth == 1
+    frequency = hits.sum(0) / np.maximum(np.isfinite(truth).sum(0), 1)
+    factor = np.sqrt(RARE / np.maximum(frequency, 1 / max(len(truth), 1)))
+    return np.maximum(1.0, np.where(hits, factor, 0.0).max(1, initial=0.0))
 
 
 def folds(groups: np.ndarray, seed: int, count: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -92,23 +146,27 @@ def cross_validate(
     splits: Sequence[tuple[np.ndarray, np.ndarray]],
     intercept: bool = True,
     strengths: Sequence[float] = STRENGTHS,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each binary target the strength with the least out-of-fold log-loss, and its out-of-fold logits.
 
-    Rows past those that `splits` know are always trained on and never judged. Returns (targets,) and (judged, targets).
+    Rows past those that `splits` know are always trained on and never judged. `weights` as in `fit_binary`.
+    Returns (targets,) and (judged, targets).
     """
     judged = sum(len(validation) for _, validation in splits)
     extra = np.arange(judged, len(gram))
+    counts = np.isfinite(truth).astype(float) if weights is None else np.where(np.isfinite(truth), weights, 0.0)
+    aims = np.where(np.isfinite(truth), truth, 0.0)[:judged]
     best = np.full(truth.shape[1], np.inf)
-    chosen = np.zeros(truth.shape[1])
+    chosen = np.full(truth.shape[1], strengths[0])
     kept = np.zeros((judged, truth.shape[1]))
     for strength in strengths:
         logits = np.zeros_like(kept)
         for train, validation in splits:
             used = np.concatenate([train, extra])
-            shares, bias = fit_binary(gram[np.ix_(used, used)], truth[used], strength, intercept)
+            shares, bias = fit_binary(gram[np.ix_(used, used)], truth[used], strength, intercept, counts[used])
             logits[validation] = gram[np.ix_(validation, used)] @ shares + bias
-        losses = np.array([log_loss(logits[:, k], truth[:judged, k]) for k in range(truth.shape[1])])
+        losses = (counts[:judged] * (np.logaddexp(0, logits) - aims * logits)).sum(0)
         better = losses < best
         best[better], chosen[better] = losses[better], strength
         kept[:, better] = logits[:, better]

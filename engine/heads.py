@@ -61,7 +61,8 @@ class Head:
     def decide(self, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """(column, values, confidence) of each labelled column; confidence is the probability of the value given."""
         count = len(self.outputs)
-        return decisions.decide(self.outputs, logits, Tuning(np.ones(count), np.zeros(count), self.threshold))
+        as_stored = Tuning((1.0,) * count, (0.0,) * count, tuple(self.threshold.tolist()))
+        return decisions.decide(self.outputs, logits, as_stored)
 
 
 def available() -> list[str]:

@@ -94,12 +94,12 @@ def fit_outputs(
         weight[:, used], bias[used] = both.T @ shares, other_bias
         logits[:, used], strength[used] = other[:, used], other_strength[used]
         say(f"{name}: {used.sum()} outputs learn from the other source too")
-    tuning = decisions.tune(outputs, logits, np.stack(hits, axis=1))
-    scale, shift, threshold = tuning.scale, tuning.shift, tuning.threshold
+    tuned = decisions.tune(outputs, logits, np.stack(hits, axis=1))
+    scale, shift, threshold = tuned.scale, tuned.shift, tuned.threshold
     return [
-        Fitted(output, weight[:, k] * scale[k], float(bias[k] * scale[k] + shift[k]), float(threshold[k]),
+        Fitted(output, weight[:, k] * scale[k], float(bias[k] * scale[k] + shift[k]), threshold[k],
                {"strength": float(strength[k]), "n_train": int(hits[k].sum()), "fulcra": bool(used[k]),
-                "scale": float(scale[k]), "shift": float(shift[k])})
+                "scale": scale[k], "shift": shift[k]})
         for k, output in enumerate(outputs)
     ]  # fmt: skip
 
