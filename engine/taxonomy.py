@@ -325,7 +325,8 @@ def _version(raw: dict[str, Any]) -> str:
     return content_hash(raw)
 
 
-def _read(path: Path) -> Taxonomy:
+def read(path: Path) -> Taxonomy:
+    """The taxonomy of a file; SignetError where it is not valid."""
     try:
         if path.stat().st_size > 4 * plain_yaml.LONGEST:
             raise SignetError(f"{path.name}: is too large for a taxonomy ({path.stat().st_size:,} bytes).")
@@ -337,7 +338,7 @@ def _read(path: Path) -> Taxonomy:
 
 @cache
 def _read_cached(path: Path, mtime: float) -> Taxonomy:
-    return _read(path)
+    return read(path)
 
 
 def available() -> tuple[dict[str, Taxonomy], list[str]]:
@@ -361,6 +362,6 @@ def load(name: str) -> Taxonomy:
     if name in found:
         return found[name]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return _read(Path(name))
+        return read(Path(name))
     wrong = f" ({' '.join(complaints)})" if complaints else ""
     raise SignetError(f"No taxonomy {name!r}; there are {', '.join(sorted(found))}.{wrong}")
