@@ -60,8 +60,8 @@ def _unfit(reason: str) -> SignetError:
     return SignetError(f"This YAML cannot be shown as a form: {reason}.")
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+def _shown(value: Any, key: str = "") -> str:
+    if key == "group" and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return "; ".join(value)
     if not isinstance(value, str):
         raise _unfit("a text is expected where there is a list or a mapping")
@@ -95,7 +95,7 @@ def form_of(raw: Mapping[str, Any]) -> Form:
     if unknown := [key for key in raw if key not in KEYS[form.kind]]:
         raise _unfit(f"it has the unknown key {unknown[0]!r}")
     for feature in _mappings(raw, "features", "feature"):
-        row = {key: _shown(feature.get(key, DEFAULTS.get(key, ""))) for key in FEATURE}
+        row = {key: _shown(feature.get(key, DEFAULTS.get(key, "")), key) for key in FEATURE}
         form.features.append(row | {"was": row["name"]})
         form.examples.extend(_examples(row["name"], feature.get("examples", {})))
         _add_classes(form, row["name"], feature)
