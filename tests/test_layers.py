@@ -20,7 +20,7 @@ LAYERS = [
     ["evaluation", "learning_curve"],
     ["agreement", "regression", "comparison", "values", "angles", "slices", "published", "prevalence", "targets"],
     ["imprint", "raters"],
-    ["alignment", "taught"],
+    ["alignment", "taught", "annotators"],
     ["robustness", "suspects"],
     [
         "filters",
@@ -35,7 +35,9 @@ LAYERS = [
     ["search", "packing"],
     ["design_frames"],
     ["columns", "predicates", "value_frames", "example_frames"],
-    ["audit_agreement", "audit_imprint", "audit_alignment", "audit_robustness", "audit_values"],
+    ["audit_agreement", "audit_imprint", "audit_alignment", "audit_robustness"],
+    ["audit_values"],
+    ["audit_targets"],
     ["audit_reports"],
     ["queues"],
     ["annotations"],
@@ -71,7 +73,7 @@ STATISTICS = [
     *("decisions", "fitting", "evaluation", "learning_curve", "baselines"),
     *("intervals", "comparison", "values", "design", "regression", "imprint", "angles", "alignment", "slices"),
     *("suspects", "robustness", "published", "agreement", "charts", "diff", "prevalence", "taught", "targets"),
-    *("alpha", "scales", "raters"),
+    *("alpha", "scales", "raters", "annotators"),
 ]
 FILES = sorted((ROOT / "engine").glob("*.py"))
 
