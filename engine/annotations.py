@@ -18,21 +18,14 @@ import duckdb
 import pandas as pd
 
 from engine import answers, queues
+from engine.answers import CURRENT, GOLD
 from engine.queues import Queue
 from engine.records import SignetError, Turn, turns_from_json
 from engine.store import Store, ensure_labeler
 
-GOLD = "gold"  # whose "answers" are what was adjudicated; no person can have the name
 CLAIM_MINUTES = 15
 LONGEST_NAME, LONGEST_NOTE = 60, 4_000
 
-# The current answer of every annotator on every entry of every queue, gold left out, as a table in a query.
-CURRENT = f"""(
-    SELECT queue_id, entry_id, annotator, max(annotation_id) AS annotation_id,
-        arg_max(answer, annotation_id) AS answer, arg_max(note, annotation_id) AS note,
-        arg_max(seconds, annotation_id) AS seconds, max(created_at) AS created_at
-    FROM annotations WHERE undone_at IS NULL AND answer IS NOT NULL AND annotator <> '{GOLD}'
-    GROUP BY queue_id, entry_id, annotator)"""
 _LIVE = f"claimed_at > now()::TIMESTAMP - INTERVAL {CLAIM_MINUTES} MINUTE"
 
 
@@ -305,15 +298,16 @@ def delete_queue(store: Store, name: str, answered: bool = False) -> dict[str, i
     with store.transaction() as con:
         of = queues.queue(con, name)
         acts = con.execute(
-            "SELECT annotator, list(DISTINCT entry_id), count(*) FROM annotations "
+            "SELECT annotator, list(DISTINCT entry_id) FROM annotations "
             "WHERE queue_id = ? AND answer IS NOT NULL GROUP BY annotator",
             [of.queue_id],
         ).fetchall()
-        total = sum(n for _, _, n in acts)
+        counted = con.execute(f"SELECT count(*) FROM {CURRENT} WHERE queue_id = ?", [of.queue_id]).fetchone()
+        total = int(counted[0]) if counted else 0
         if total and not answered:
             raise SignetError(f"Queue {name!r} holds {total:,} answers; say that they may be deleted with it.")
         queues.forget(con, [of.queue_id])
-        for annotator, entries, _ in acts:
+        for annotator, entries in acts:
             write_labels(con, of, annotator, entries)
     return {"entries": of.n, "answers": total}
 

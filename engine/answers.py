@@ -17,6 +17,15 @@ from engine.taxonomy import Feature, Taxonomy
 
 VERDICTS = ("right", "wrong", "unsure")
 SIGNS = (-1, 0, 1)
+GOLD = "gold"  # whose "answers" are what was adjudicated; no person can have the name
+
+# The current answer of every annotator on every entry of every queue, gold left out, as a table in a query.
+CURRENT = f"""(
+    SELECT queue_id, entry_id, annotator, max(annotation_id) AS annotation_id,
+        arg_max(answer, annotation_id) AS answer, arg_max(note, annotation_id) AS note,
+        arg_max(seconds, annotation_id) AS seconds, max(created_at) AS created_at
+    FROM annotations WHERE undone_at IS NULL AND answer IS NOT NULL AND annotator <> '{GOLD}'
+    GROUP BY queue_id, entry_id, annotator)"""
 
 
 def checked(taxonomy: Taxonomy, raw: Any) -> dict[str, Any]:

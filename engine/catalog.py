@@ -173,3 +173,11 @@ def features(con: duckdb.DuckDBPyConnection, taxonomy_id: int) -> list[FeatureRo
         [taxonomy_id],
     ).fetchall()
     return [FeatureRow(*(*row[:6], tuple(json.loads(row[6])))) for row in rows]
+
+
+def taxonomy_id(con: duckdb.DuckDBPyConnection, name: str, version: str) -> int:
+    """The id of a taxonomy version in the store; SignetError when nothing was labelled by it yet."""
+    row = con.execute("SELECT taxonomy_id FROM taxonomies WHERE name = ? AND version = ?", [name, version]).fetchone()
+    if row is None:
+        raise SignetError(f"Nothing has been labelled by this version of the taxonomy {name!r} yet.")
+    return int(row[0])

@@ -23,6 +23,7 @@ flip        rewriter, taxonomy, labeler, feature, side, value: gained, lost (rew
             similarity of a reworded side of the pair
 reworded    rewriter, model, value: aligned, misaligned, became_misaligned, became_aligned; min as in flip
 review      value: keep, swap, drop, open (none yet)
+judged      queue, value: right, wrong, unsure: a side with a label on which a check queue's majority says so
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "flip": ("rewriter", "taxonomy", "labeler", "feature", "side", "value", "min"),
     "reworded": ("rewriter", "model", "value", "min"),
     "review": ("value",),
+    "judged": ("queue", "value"),
 }
 
 
@@ -120,6 +122,8 @@ class Filter:
             return f"{f.get('model')} {what} when reworded by {f.get('rewriter')}"
         if self.kind == "review":
             return {"open": "not reviewed"}.get(f.get("value", ""), f"reviewed: {f.get('value')}")
+        if self.kind == "judged":
+            return f"judged {f.get('value')} in the check {f.get('queue')}"
         if self.kind in ("reward", "margin", "length"):
             return " ".join(filter(None, [f.get("model"), f.get("side"), self.kind, span]))
         return f"{self.kind}: {f.get('value')}"

@@ -14,7 +14,8 @@ from typing import Any
 import duckdb
 
 from engine import answers, queues
-from engine.annotations import CURRENT, GOLD, annotator_name, write_labels
+from engine.annotations import annotator_name, write_labels
+from engine.answers import CURRENT, GOLD
 from engine.queues import Queue
 from engine.records import SignetError
 from engine.store import Store

@@ -15,7 +15,7 @@ import duckdb
 import pandas as pd
 
 from engine import answers, queues
-from engine.annotations import CURRENT
+from engine.answers import CURRENT
 from engine.intervals import Estimate, wilson
 from engine.queues import Queue
 from engine.records import SignetError

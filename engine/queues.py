@@ -164,11 +164,7 @@ def create(
         if con.execute("SELECT 1 FROM queues WHERE name = ?", [name]).fetchone():
             raise SignetError(f"A queue named {name!r} exists; choose another name.")
         ensure_taxonomy(con, version)
-        row = con.execute(
-            "SELECT taxonomy_id FROM taxonomies WHERE name = ? AND version = ?",
-            [version.name, version.version],
-        ).fetchone()
-        taxonomy_id = int(row[0]) if row else 0
+        taxonomy_id = catalog.taxonomy_id(con, version.name, version.version)
         params: dict[str, Any] = {"strategy": strategy, "seed": seed, "asked": n, **given}
         # What is left of a dataset after random draws is a random sample of it too; after others it is not.
         others = (

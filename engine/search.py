@@ -11,6 +11,7 @@ import duckdb
 
 from engine import catalog
 from engine.alignment import REGIMES
+from engine.answers import CURRENT, VERDICTS
 from engine.filters import Filter
 from engine.records import SIDES, SignetError
 from engine.store import FLAGS, REVIEWS
@@ -151,6 +152,18 @@ def _clause(con: duckdb.DuckDBPyConnection, dataset_id: int, filter_: Filter) ->
                 JOIN entries r ON r.entry_id = q.rejected WHERE q.dataset_id = pairs_dataset AND {inner.sql})""",
             inner.parameters,
         )
+    if kind == "judged":
+        if value not in VERDICTS:
+            raise SignetError(f"No verdict {value!r}; there are {', '.join(VERDICTS)}.")
+        sense = {"right": "> 0", "wrong": "< 0", "unsure": "= 0"}[value]
+        found = f"""(
+            SELECT entry_id FROM (
+                SELECT entry_id, name, json_extract_string(answer, '$.verdicts."' || name || '"') AS verdict FROM (
+                    SELECT c.entry_id, c.answer, unnest(json_keys(c.answer, '$.verdicts')) AS name
+                    FROM {CURRENT} c JOIN queues q USING (queue_id) WHERE q.purpose = 'check' AND q.name = ?))
+            GROUP BY entry_id, name HAVING count_if(verdict = 'right') - count_if(verdict = 'wrong') {sense})"""
+        queue = filter_.get("queue")
+        return Clause(f"(pairs.chosen IN {found} OR pairs.rejected IN {found})", (queue, queue))
     if kind == "review":
         if value not in (*REVIEWS, "open"):
             raise SignetError(f"No review {value!r}; there are {', '.join(REVIEWS)}, open.")

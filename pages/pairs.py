@@ -8,33 +8,19 @@ import streamlit as st
 
 from engine import catalog, pair_frames, search, value_frames
 from engine.attribution import by_sentence
-from engine.diff import Segment, alike, to_html, visible, word_diff
+from engine.diff import alike, to_html, word_diff
 from engine.filters import Filter
 from engine.models import BUILTIN_MODELS
 from engine.records import SignetError
 from engine.store import FLAGS
 from pages import shared
+from pages.dialogue import STYLE, turns_html
 
 SIZE = 20
 COLORS: dict[str, Any] = {"chosen": "blue", "rejected": "orange"}
-STYLE = """<style>
-.signet-text {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; font-size: 0.95rem}
-.signet-turn {opacity: 0.72; font-size: 0.78rem; font-weight: 600; letter-spacing: .04em; margin-top: .5rem}
-.signet-text mark {font-weight: 600; color: inherit; border-radius: 3px; background: rgba(118, 128, 143, .28)}
-</style>"""
 
 data = shared.dataset()
 unit = "pairs" if data.kind == "pairs" else "entries"
-
-
-def turns_html(turns: tuple, response: str | None = None, segments: list[Segment] | None = None) -> str:
-    """Turns and a response as HTML in which everything from the data is escaped."""
-    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
-    parts = [f'<div class="signet-turn">{names[t.role]}</div><div>{visible(t.content)}</div>' for t in turns]
-    if response is not None:
-        body = to_html(segments) if segments is not None else visible(response)
-        parts.append(f'<div class="signet-turn">Assistant</div><div>{body or "<i>empty</i>"}</div>')
-    return f'<div class="signet-text">{"".join(parts)}</div>'
 
 
 def show_worth(one: pair_frames.PairDetail, names: list[str]) -> None:

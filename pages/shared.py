@@ -29,6 +29,8 @@ PAGES: dict[str, tuple[str, str, str]] = {
     "Alignment": ("alignment.py", "rule", "Where does a reward model resist the preferences, and why?"),
     "Robustness": ("robustness.py", "published_with_changes", "What changes when an answer is reworded?"),
     "Labelers": ("labelers.py", "smart_toy", "Which language model labels or rewords, at what cost, and how reliably?"),
+    "Annotate": ("annotate.py", "edit_note", "Label entries together, decide where people differ, check predictions."),
+    "Taxonomies": ("taxonomies.py", "category", "What can answers be judged by? Read, write and compare taxonomies."),
     "Pairs": ("pairs.py", "compare_arrows", "Search, filter and read the single pairs behind every number."),
     "Jobs": ("jobs.py", "progress_activity", "What is running, how long it takes, and what went wrong."),
 }
