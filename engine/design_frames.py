@@ -24,10 +24,29 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which pairs of a dataset: of one subset, of one split, or all (None)."""
+    """Which pairs of a dataset: of one subset, of one split, on one topic, or all (None).
+
+    `topic`: (labeler_id, feature_id) of a boolean label; a pair is on the topic when either side has it.
+    """
 
     subset: str | None = None
     split: str | None = None
+    topic: tuple[int, int] | None = None
+
+    def condition(self, prefix: str = "") -> tuple[str, dict[str, Any]]:
+        """SQL on pairs p, beginning with AND where there is anything, and its parameters (their names by `prefix`)."""
+        found: dict[str, Any] = {}
+        text = ""
+        for column, value in (("subset", self.subset), ("split", self.split)):
+            if value is not None:
+                text += f" AND coalesce(p.{column}, '') = ${prefix}{column}"
+                found[prefix + column] = value
+        if self.topic is not None:
+            labels = f"""SELECT entry_id FROM labels
+                WHERE labeler_id = ${prefix}topic_labeler AND feature_id = ${prefix}topic_feature AND value > 0"""
+            text += f" AND (p.chosen IN ({labels}) OR p.rejected IN ({labels}))"
+            found |= {f"{prefix}topic_labeler": self.topic[0], f"{prefix}topic_feature": self.topic[1]}
+        return text, found
 
 
 WHOLE = Part()
@@ -125,7 +144,7 @@ def _assemble(
     )  # fmt: skip
 
 
-def _sorted_pairs(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> dict[str, Any]:
+def _sorted_pairs(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any) -> dict[str, Any]:
     """Rows of (pair_no, prompt_id, subset, chosen, rejected, ...) as arrays sorted by prompt."""
     found = {name: np.ma.filled(values) for name, values in con.execute(sql, parameters).fetchnumpy().items()}
     key = found["prompt_id"]
@@ -159,18 +178,15 @@ def load(
     Every pair is in it, whether labelled and scored or not; `Design.complete` says which are.
     """
     names = _subset_names(con, dataset_id)
-    listed = "(VALUES " + ", ".join("(?, ?)" for _ in names) + ") AS s(name, code)" if names else ""
-    chosen_part = {"subset": part.subset, "split": part.split}
-    wanted = {name: value for name, value in chosen_part.items() if value is not None}
-    condition = " ".join(f"AND coalesce(p.{name}, '') = ?" for name in wanted)
-    parameters = [value for code, name in enumerate(names) for value in (name, code)]
+    condition, parameters = part.condition()
     found = _sorted_pairs(
         con,
         f"""
-        SELECT p.pair_no, p.prompt_id, s.code AS subset, p.chosen, p.rejected FROM pairs p
-        JOIN {listed or "(SELECT '' AS name, 0 AS code) AS s"} ON s.name = coalesce(p.subset, '')
-        WHERE p.dataset_id = ? AND p.rejected IS NOT NULL {condition}""",
-        [*parameters, dataset_id, *wanted.values()],
+        SELECT p.pair_no, p.prompt_id, s.place - 1 AS subset, p.chosen, p.rejected FROM pairs p
+        JOIN (SELECT unnest($names::VARCHAR[]) AS name, generate_subscripts($names::VARCHAR[], 1) AS place) s
+            ON s.name = coalesce(p.subset, '')
+        WHERE p.dataset_id = $dataset AND p.rejected IS NOT NULL {condition}""",
+        {"names": names, "dataset": dataset_id, **parameters},
     )
     return _assemble(con, _base(found), tuple(names), found["chosen"], found["rejected"], sources, models)
 

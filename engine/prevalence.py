@@ -109,11 +109,18 @@ def _interval(draws: Array, point: float, n: int, low: float, high: float) -> Es
 
 def _unusable(confusion: Array, drawn: Array, names: tuple[str, ...]) -> str:
     """Why a confusion matrix cannot be inverted, or nothing."""
-    empty = np.flatnonzero(confusion.sum(axis=1) == 0)
+    gold = confusion.sum(axis=1)
+    empty = np.flatnonzero(gold == 0)
     if len(empty):
-        return f"no gold entry is {names[empty[0]]}, so the labeler's errors on it are unknown"
+        return f"no gold entry is {names[empty[0]]}, so how often the labeler misses it is unknown"
     if np.mean(np.linalg.det(drawn) <= 0) > TAIL:  # Fieller's condition: zero must be out of the divisor's interval
-        return f"on {int(confusion.sum()):,} gold entries the labeler cannot be told from one that guesses"
+        rows = rows_of(confusion)
+        edge = [rows[t, t] - np.delete(rows[:, t], t).max() for t in range(len(names))]
+        worst = int(np.argmin(edge))
+        return (
+            f"the labeler says {names[worst]} hardly more often where it is true ({rows[worst, worst]:.0%} of "
+            f"{int(gold[worst])} gold entries) than where it is not"
+        )
     return ""
 
 
@@ -260,6 +267,7 @@ def by_prediction(sums: Sums, share: bool) -> Powered:
     value = mean_y + weight * (g / rest - mean_f) if rest else mean_y
     influence = plain + weight * lean
     variance = float(influence @ sums.cross @ influence) * groups / (groups - 1)
+    variance = max(variance, 1 / groups**2)  # gold that never varies is no proof that the truth does not
     total = int(n + rest)
     critical = float(stats.t.ppf(1 - TAIL, min(groups - 1, 2 * informative + 2)))
     if share:

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILTIN = ROOT / "engine" / "builtin"
 TAXONOMIES = ROOT / "taxonomies"
+TARGETS = ROOT / "targets"
 
 
 def home() -> Path:

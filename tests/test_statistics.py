@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from engine import comparison, intervals, reward_frames, value_frames, values
+from engine.design_frames import Part
 from engine.store import migrate
 
 
@@ -185,7 +186,7 @@ def test_profile_equals_pandas(filled: tuple[duckdb.DuckDBPyConnection, pd.DataF
         assert row.p_value == pytest.approx(stats.ttest_rel(c, r).pvalue, abs=1e-9)
         if row.kind in values.SHARES:
             assert row.chosen.conf_low == pytest.approx(proportion_confint(c.sum(), 400, method="wilson")[0], abs=1e-9)
-    part = {r.name: r for r in values.profile(value_frames.prevalence(con, 1, 1, 1, "a")) if not r.class_name}
+    part = {r.name: r for r in values.profile(value_frames.prevalence(con, 1, 1, 1, Part("a"))) if not r.class_name}
     assert part["bool"].chosen.estimate == pytest.approx(truth[truth.subset == "a"]["c_bool"].mean())
 
 
@@ -205,8 +206,8 @@ def test_compare_is_the_difference_with_a_wider_interval(
     filled: tuple[duckdb.DuckDBPyConnection, pd.DataFrame],
 ) -> None:
     con, _ = filled
-    a = values.profile(value_frames.prevalence(con, 1, 1, 1, "a"))
-    b = values.profile(value_frames.prevalence(con, 1, 1, 1, "b"))
+    a = values.profile(value_frames.prevalence(con, 1, 1, 1, Part("a")))
+    b = values.profile(value_frames.prevalence(con, 1, 1, 1, Part("b")))
     found = values.compare(a, b).set_index("title")
     own = {r.title: r.chosen for r in a}
     for title, row in found.iterrows():

@@ -1,0 +1,152 @@
+"""Value vectors of data, language models and reward models, and how far they are from a target: from the store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from engine import audit_imprint, audit_values, catalog, targets, vector_frames
+from engine.design_frames import WHOLE, Part
+from engine.intervals import Z95
+from engine.targets import Distance, Target, Vector
+
+
+@dataclass(frozen=True)
+class SideVectors:
+    """Mean value vectors of a dataset: `both` holds chosen and then rejected, with their joint covariance."""
+
+    both: Vector
+    size: int
+
+    @property
+    def chosen(self) -> Vector:
+        """The chosen answers' (or single entries') vector."""
+        return self.both.part(0, self.size, "chosen answers" if len(self.both.names) > self.size else "answers")
+
+    @property
+    def rejected(self) -> Vector | None:
+        """The rejected answers' vector; None for single entries."""
+        if len(self.both.names) == self.size:
+            return None
+        return self.both.part(self.size, 2 * self.size, "rejected answers")
+
+
+def _of_row(row: pd.Series, title: str, names: Sequence[str]) -> Vector:
+    k = len(names)
+    totals = np.array([row["n"], *(row[f"s{i}"] for i in range(k))], dtype=float)
+    cross = np.array([[row[f"x{min(i, j)}_{max(i, j)}"] for j in range(k + 1)] for i in range(k + 1)], dtype=float)
+    return Vector.of_sums(title, names, totals, cross, int(row["prompts"]))
+
+
+def side_vectors(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, part: Part = WHOLE
+) -> SideVectors | None:
+    """Mean vectors of chosen and rejected answers over the signed values, clustered by prompt; None without labels."""
+    axes = vector_frames.signed_features(con, labeler.taxonomy_id)
+    if not axes:
+        return None
+    frame = vector_frames.vector_sums(con, dataset_id, labeler.labeler_id, axes, part)
+    if frame.empty:
+        return None
+    names = [f.name for f in axes]
+    sides = 2 if f"s{2 * len(axes) - 1}" in frame.columns else 1
+    return SideVectors(_of_row(frame.iloc[0], "both", names * sides), len(axes))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Answers of one source (a language model): their vector, and how often they were the chosen side (or NaN)."""
+
+    vector: Vector
+    wins: float
+
+
+def group_vectors(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, grouping: vector_frames.Grouping,
+    part: Part = WHOLE,
+) -> list[Group]:  # fmt: skip
+    """Mean vectors of answers by who gave them, most answers first."""
+    axes = vector_frames.signed_features(con, labeler.taxonomy_id)
+    if not axes:
+        return []
+    frame = vector_frames.group_vectors(con, dataset_id, labeler.labeler_id, axes, grouping, part)
+    names = [f.name for f in axes]
+    return [Group(_of_row(row, str(row["who"]), names), float(row["wins"])) for _, row in frame.iterrows()]
+
+
+def directions(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, style: catalog.Labeler | None,
+    models: Sequence[catalog.Model], part: Part = WHOLE,
+) -> list[Vector]:  # fmt: skip
+    """Which way each reward model pushes: its imprint over the signed values, in SDs of its margin, style held equal.
+
+    And which way the preference itself pushes, by its log-odds. Directions: their length has no meaning for a target.
+    """
+    axes = tuple(f.name for f in vector_frames.signed_features(con, labeler.taxonomy_id))
+    found = []
+    learnt = audit_values.lessons(con, dataset_id, labeler, style, part)
+    rows = [i for i, one in enumerate(learnt.fit.lessons) if one.feature in axes]
+    if rows:
+        found.append(Vector("the preference itself", tuple(learnt.fit.lessons[i].feature for i in rows),
+                            np.array([learnt.fit.lessons[i].estimate for i in rows]),
+                            learnt.fit.covariance[np.ix_(rows, rows)], learnt.fit.n))  # fmt: skip
+    setting = audit_imprint.Setting(labeler, style, part, axes)
+    for one in audit_imprint.model_imprints(con, dataset_id, setting, tuple(models)) if models else []:
+        fit = one.controlled if one.controlled is not None else one.plain
+        places = [i for i, c in enumerate(fit.coefficients) if c.feature in axes]
+        if places:
+            found.append(Vector(f"reward model {one.model}", tuple(fit.coefficients[i].feature for i in places),
+                                np.array([fit.coefficients[i].estimate for i in places]),
+                                fit.covariance[np.ix_(places, places)], fit.n))  # fmt: skip
+    return found
+
+
+def distances(
+    sides: SideVectors | None, pushes: Sequence[Vector], target: Target, more: Sequence[Vector] = ()
+) -> list[Distance]:
+    """Of a dataset's two sides, of further vectors of levels, and of directions, to a target."""
+    levels = [v for v in ([sides.chosen, sides.rejected] if sides is not None else []) if v is not None]
+    return [*(targets.distance(v, target) for v in [*levels, *more]),
+            *(targets.distance(v, target, direction=True) for v in pushes)]  # fmt: skip
+
+
+def target_finding(sides: SideVectors | None, found: Sequence[Distance], target: Target) -> str:
+    """The targets view's sentence: whether chosen answers are nearer the target than the rejected ones."""
+    if sides is None or sides.rejected is None or target.ranked:
+        first = next((one for one in found if not math.isnan(one.cosine.estimate)), None)
+        if first is None:
+            return f"Nothing here points clearly towards or away from “{target.title}”"
+        word = "towards" if first.cosine.estimate > 0 else "away from"
+        if first.cosine.conf_low < 0 < first.cosine.conf_high:
+            return f"{first.title.capitalize()} point neither towards nor away from “{target.title}” beyond doubt"
+        return (
+            f"{first.title.capitalize()} point {word} “{target.title}”: cosine {first.cosine.estimate:+.2f} "
+            f"[{first.cosine.conf_low:+.2f}, {first.cosine.conf_high:+.2f}]"
+        )
+    gain = targets.closer(sides.both, sides.size, target)
+    if not gain.conf_low <= 0 <= gain.conf_high:
+        nearer = "Chosen" if gain.estimate > 0 else "Rejected"
+        low, high = sorted((abs(gain.conf_low), abs(gain.conf_high)))
+        return (
+            f"{nearer} answers are nearer to “{target.title}”: by {abs(gain.estimate):.3f} "
+            f"[{low:.3f}, {high:.3f}], n = {gain.n:,}"
+        )
+    return f"Neither side is nearer to “{target.title}” beyond doubt (n = {gain.n:,} pairs)"
+
+
+def vectors_frame(vectors: Sequence[Vector], titles: dict[str, str]) -> pd.DataFrame:
+    """A long table of vectors: who, value, title, estimate with its 95% interval, n."""
+    rows = []
+    for vector in vectors:
+        errors = np.sqrt(np.clip(np.diag(vector.covariance), 0, None))
+        rows += [
+            {"who": vector.title, "value": name, "title": titles.get(name, name), "estimate": float(v),
+             "conf_low": float(v - Z95 * e), "conf_high": float(v + Z95 * e), "n": vector.n}
+            for name, v, e in zip(vector.names, vector.values, errors)
+        ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["who", "value", "title", "estimate", "conf_low", "conf_high", "n"])

@@ -1,0 +1,263 @@
+"""What the Values page says beyond plain counts, from the store to results: levels corrected for a labeler's errors,
+and what a preference teaches."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from engine import catalog, classifiers, columns, correction_frames, design_frames, prevalence
+from engine.design import Array, Column
+from engine.design_frames import WHOLE, Part
+from engine.intervals import Z95, correct
+from engine.prevalence import Corrected, Sums
+from engine.settings import home
+from engine.taught import Taught, taught
+
+METHODS = {"confusion": "by its errors on the reference", "prediction": "prediction-powered"}
+ASSUMES = {
+    "confusion": "It errs on these texts as it does on the reference entries, value by value; those were not picked by "
+    "what it says.",
+    "prediction": "The reference entries are a random sample of these texts; nothing is assumed about the errors.",
+}
+RANKS = ("gold", "person", "reading", "lm", "classifier", "builtin")
+SIGNED_CODES, SIGNED_NAMES = (-1.0, 0.0, 1.0), ("against", "absent", "shown")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Somebody whose labels can stand for the truth: `here` and `anywhere` count entries shared with the labeler.
+
+    `drawn_otherwise`: those that people were given by a queue that was no random draw.
+    """
+
+    labeler: catalog.Labeler
+    here: int
+    anywhere: int
+    drawn_otherwise: int
+
+
+def references(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler) -> list[Reference]:
+    """Who else has labelled by the same taxonomy what `labeler` has: gold first, then people, readings, models."""
+    found = []
+    for row in correction_frames.shared_entries(con, dataset_id, labeler).itertuples():
+        one = catalog.Labeler(int(row.labeler_id), str(row.name), str(row.name), str(row.kind), "", labeler.taxonomy,
+                              int(row.taxonomy_id), int(row.here), 0)  # fmt: skip
+        found.append(Reference(one, int(row.here), int(row.anywhere), int(row.drawn_otherwise)))
+    order = {kind: i for i, kind in enumerate(RANKS)}
+    return sorted(found, key=lambda r: (order.get(r.labeler.kind, len(RANKS)), -r.here, -r.anywhere))
+
+
+def _codes(kind: str, classes: str) -> tuple[tuple[float, ...], tuple[str, ...], Array]:
+    """Label values of a kind, their names, and the functionals whose levels are wanted."""
+    if kind == "category":
+        names = tuple(json.loads(classes))
+        return tuple(float(i) for i in range(len(names))), names, np.eye(len(names))
+    if kind == "boolean":
+        return (0.0, 1.0), ("absent", "present"), np.array([[0.0, 1.0]])
+    return SIGNED_CODES, SIGNED_NAMES, np.array([list(SIGNED_CODES)])
+
+
+def _square(rows: pd.DataFrame, first: str, second: str, codes: tuple[float, ...]) -> Array:
+    found = np.zeros((len(codes), len(codes)))
+    place = {code: i for i, code in enumerate(codes)}
+    for row in rows[[first, second, "n"]].itertuples(index=False):
+        if row[0] in place and row[1] in place:
+            found[place[row[0]], place[row[1]]] += row[2]
+    return found
+
+
+def _counts(rows: pd.DataFrame, codes: tuple[float, ...]) -> Array:
+    """Pairs by what the labeler says of both sides, or of single entries."""
+    if rows["rejected"].isna().all():
+        by_code = rows.groupby("chosen")["n"].sum()
+        return np.array([float(by_code.get(code, 0)) for code in codes])
+    return _square(rows, "chosen", "rejected", codes)
+
+
+COLUMNS = ("feature", "class", "corrected_chosen", "corrected_chosen_low", "corrected_chosen_high",
+           "corrected_rejected", "corrected_rejected_low", "corrected_rejected_high", "corrected_gap",
+           "corrected_gap_low", "corrected_gap_high", "corrected_p", "corrected_p_adjusted", "gold", "weight",
+           "why_not")  # fmt: skip
+
+
+def _row(name: str, class_name: str | None, found: Corrected, i: int, weight: float = math.nan) -> dict[str, object]:
+    row: dict[str, object] = {"feature": name, "class": class_name}
+    for side in ("chosen", "rejected", "gap"):
+        one = getattr(found, side)[i]
+        row |= {f"corrected_{side}": one.estimate, f"corrected_{side}_low": one.conf_low,
+                f"corrected_{side}_high": one.conf_high}  # fmt: skip
+    gap = found.gap[i]
+    error = (gap.conf_high - gap.conf_low) / (2 * Z95)
+    p = float(2 * stats.norm.sf(abs(gap.estimate) / error)) if error > 0 else math.nan
+    return row | {"corrected_p": p, "gold": found.gold, "weight": weight, "why_not": found.reason}
+
+
+def held_out_of(labeler: catalog.Labeler) -> str | None:
+    """The file of a trained classifier's held-out decisions, which stand in for its labels of what it learned from."""
+    if labeler.kind != "classifier":
+        return None
+    name = labeler.name.removeprefix(classifiers.PREFIX).split(" (")[0]
+    path = classifiers.folder_of(home(), name) / classifiers.HELD_OUT
+    return str(path) if path.is_file() else None
+
+
+def learned_from(labeler: catalog.Labeler, reference: catalog.Labeler) -> str:
+    """What to know where a labeler has learned from the reference, or nothing."""
+    if labeler.kind == "builtin" and reference.kind == "reading":
+        return (
+            "The built-in models learned from readings of hh-rlhf's split “train”: there they look better than they "
+            "are. Take reference entries of another split or dataset."
+        )
+    if labeler.kind == "classifier":
+        if held_out_of(labeler) is not None:
+            return "On entries that this classifier learned from, its held-out decisions count instead of its labels."
+        return "This classifier may have learned from the reference entries, and look better there than it is."
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to correct. `method`: confusion or prediction. `gold`: the part of the dataset whose reference labels count;
+    None for the whole store (confusion only). `by_side`: the labeler may err differently on chosen and on rejected."""
+
+    method: str = "confusion"
+    gold: Part | None = WHOLE
+    by_side: bool = False
+
+
+def corrected(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler,
+    how: How, part: Part = WHOLE, correction: str = "holm", effects: tuple[tuple[str, float], ...] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """Corrected levels and gaps of every item of a part (engine.prevalence), a row an item: columns COLUMNS.
+
+    `effects` are features' design effects. p is normal, from the interval's width, corrected over items.
+    """
+    if how.method == "prediction":
+        rows = _by_prediction(con, dataset_id, labeler, reference, how, part)
+    else:
+        rows = _by_confusion(con, dataset_id, labeler, reference, how, part, dict(effects))
+    frame = pd.DataFrame(rows)
+    if not frame.empty:
+        frame["corrected_p_adjusted"] = correct(frame["corrected_p"].tolist(), correction)
+    return frame.reindex(columns=list(COLUMNS))
+
+
+def _by_confusion(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler, how: How,
+    part: Part, effects: dict[str, float],
+) -> list[dict[str, object]]:  # fmt: skip
+    said = correction_frames.joint(con, dataset_id, labeler.labeler_id, labeler.taxonomy_id, part)
+    errors = correction_frames.confusion(
+        con, labeler, reference, None if how.gold is None else dataset_id, how.gold or WHOLE, held_out_of(labeler)
+    )
+    rows = []
+    for (name, kind, classes), counts in said.groupby(["name", "kind", "classes"], sort=False):
+        codes, names, weights = _codes(str(kind), str(classes))
+        mine = errors[errors["name"] == name]
+        tables = [mine]
+        if how.by_side and how.gold is not None:
+            tables = [mine[mine["side"].isin([side, "both"])] for side in ("chosen", "rejected")]
+        squares = [_square(table, "truth", "said", codes) for table in tables]
+        found = prevalence.by_confusion(
+            _counts(counts, codes), squares[0], names, weights, squares[1] if len(squares) > 1 else None,
+            effects.get(str(name), 1.0),
+        )  # fmt: skip
+        items = names if kind == "category" else (None,)
+        rows += [_row(str(name), item, found, i) for i, item in enumerate(items)]
+    return rows
+
+
+def _by_prediction(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler, how: How,
+    part: Part,
+) -> list[dict[str, object]]:  # fmt: skip
+    frame = correction_frames.gold_sums(
+        con, dataset_id, labeler, reference, part, how.gold or WHOLE, held_out_of(labeler)
+    )
+    classes = {f.name: f.classes for f in catalog.features(con, labeler.taxonomy_id)}
+    rows = []
+    for (name, number, kind), parts in frame.groupby(["name", "class_no", "kind"], dropna=False, sort=False):
+        found = {}
+        for row in parts.to_dict("records"):
+            cross = np.array([[row[f"x{min(i, j)}{max(i, j)}"] for j in range(5)] for i in range(5)])
+            sums = Sums(np.array([row[f"t{i}"] for i in range(5)]), cross, int(row["prompts"]))
+            share = kind in ("boolean", "category") and row["quantity"] != "gap"
+            found[row["quantity"]] = prevalence.by_prediction(sums, share)
+        whole = found.get("gap", found["chosen"])
+        chosen, rejected, gap = (
+            (found[q].value,) if q in found else (prevalence.NOTHING,) for q in ("chosen", "rejected", "gap")
+        )
+        item = None if pd.isna(number) else classes[str(name)][int(number)]
+        rows.append(_row(str(name), item, Corrected(chosen, rejected, gap, whole.gold, whole.reason), 0, whole.weight))
+    return rows
+
+
+def beside(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """A profile's table (values.profile_frame) with corrected columns at its right; both keep all their items."""
+    keys = ["feature", "class"]
+    left = table.assign(**{"class": table["class"].fillna("")})
+    right = found.assign(**{"class": found["class"].fillna("")})
+    joined = left.merge(right, on=keys, how="left")
+    return joined.assign(**{"class": joined["class"].replace("", None)})
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A fitted conditional logit with titles. `total` pairs, `labelled` on both sides (and used: `fit.n`).
+
+    `places` gives the stored feature and level of a column, `left_out` what did not enter, and why.
+    """
+
+    fit: Taught
+    table: pd.DataFrame
+    total: int
+    left_out: dict[str, str]
+    controls: tuple[str, ...]
+    places: dict[str, tuple[str, str | None]]
+
+
+def lessons(
+    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, style: catalog.Labeler | None = None,
+    part: Part = WHOLE, correction: str = "holm",
+) -> Lessons:  # fmt: skip
+    """What the preference teaches of all of a labeler's features, length and (by `style`) surface style held equal."""
+    sources = [columns.source_of(labeler)]
+    surface = labeler.taxonomy == columns.SURFACE
+    if style is not None and not surface:
+        sources.append(columns.source_of(style, columns.STYLE))
+    design = design_frames.load(con, dataset_id, sources, (), part)
+    found, left_out = columns.features(design, 0)
+    classes = [c for c in design.columns if c.source == 0 and c.kind == "class" and c.scope == "response"]
+    found = [*(c for c in found if c.kind != "class"), *classes]
+    left_out = {name: why for name, why in left_out.items() if name not in {c.name for c in classes}}
+    extra = [] if surface or not found else columns.controls(design, 1 if len(sources) > 1 else None)
+    used: list[Column] = [*found, *extra]
+    here = design.where(design.complete(used))
+    names = tuple(c.name for c in extra)
+    fit = taught(here.differences(used), names, tuple(c.name for c in classes), correction)
+    titles = {c.name: c.title for c in used}
+    table = fit.table()
+    table = table.assign(title=table["feature"].map(titles), control=table["feature"].isin(names))
+    shown = {titles.get(name, name): why for name, why in (left_out | fit.dropped).items()}
+    return Lessons(fit, table, design.n, shown, names, {c.name: (c.feature, c.level) for c in used})
+
+
+def lesson_finding(found: Lessons) -> str:
+    """The page's sentence: the feature whose odds stay farthest from even."""
+    clear = found.table[~found.table["control"] & (found.table["p_adjusted"] < 0.05)]
+    if clear.empty:
+        return f"No value makes an answer likelier to be chosen beyond doubt (n = {found.fit.n:,} pairs)"
+    top = clear.loc[clear[["conf_low", "conf_high"]].abs().min(axis=1).idxmax()]
+    ratio, low, high = (math.exp(top[name]) for name in ("estimate", "conf_low", "conf_high"))
+    return (
+        f"An answer that shows “{top['title']}” has {ratio:.2f} times the odds of being chosen "
+        f"[{low:.2f}, {high:.2f}], all else held equal"
+    )
