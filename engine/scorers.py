@@ -105,7 +105,7 @@ class TransformersScorer:
             raise SignetError(f"{params['model']} has no chat template; choose --option format=dialogue.")
         self.model.to(self._device).eval()
         self._format = params["format"]
-        self._longest = params["max_length"] or _longest(self.tokenizer, self.model.config)
+        self._longest = params["max_length"] or longest_input(self.tokenizer, self.model.config)
         self._counts = {"tokens": 0, "truncated": 0}
         self.environment: dict[str, Any] = {
             "device": self._device, "dtype": params["dtype"], "format": self._format, "max_length": self._longest,
@@ -261,7 +261,7 @@ def _absent_id(batch: list[_Encoded], vocabulary: int) -> int:
     return next(i for i in range(vocabulary) if i not in used)
 
 
-def _longest(tokenizer: Any, config: Any) -> int:
+def longest_input(tokenizer: Any, config: Any) -> int:
     """The most tokens a model takes: the smaller of what tokenizer and positions say; 4096 where neither does."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 10**9
     if "roberta" in config.model_type:
