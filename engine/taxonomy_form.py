@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import plain_yaml
 from engine.records import SignetError
-from engine.taxonomy import KEYS
+from engine.taxonomy import EXAMPLES, KEYS
 
 HEAD = ("name", "title", "source", "definition")
 DEFAULTS = {"kind": "boolean", "role": "neutral", "scope": "response"}
@@ -188,6 +188,27 @@ def _feature(row: Row, form: Form, items: Mapping[Any, Any], owners: dict[str, d
     entry |= {"items": items[row["was"]]} if row["was"] in items else {}
     owners[row["name"]] = entry
     return entry
+
+
+def as_kind(form: Form, kind: str) -> Form:
+    """The same parts as another kind of taxonomy: classes become yes-or-no features, or features classes, with their
+    definitions and examples. Classes of features are left out."""
+    form = tidied(form)
+    if kind == form.kind:
+        return form
+    if kind == "features":
+        names = {row["name"]: slug(row["name"]) or f"part_{i}" for i, row in enumerate(form.classes, 1)}
+        blank = dict.fromkeys(FEATURE, "") | DEFAULTS
+        features = [blank | {"name": names[row["name"]], "title": row["name"], "definition": row["definition"]}
+                    for row in form.classes]  # fmt: skip
+        examples = [row | {"of": names[row["of"]]} for row in form.examples if row["of"] in names]
+        return replace(form, kind=kind, features=features, classes=[], examples=examples)
+    titles = {row["name"]: row["title"] or row["name"] for row in form.features}
+    ends = {end: said for words in EXAMPLES.values() for end, said in ((words[0], "yes"), (words[-1], "no"))}
+    classes = [{"of": "", "name": titles[row["name"]], "definition": row["definition"]} for row in form.features]
+    examples = [row | {"of": titles[row["of"]], "shows": ends[row["shows"]]} for row in form.examples
+                if row["of"] in titles and row["shows"] in ends]  # fmt: skip
+    return replace(form, kind=kind, features=[], classes=classes, examples=examples)
 
 
 # --- a quick start --------------------------------------------------------------------------------------------------
