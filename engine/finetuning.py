@@ -179,8 +179,8 @@ def _opened(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
         if "trust_remote_code" in reason:
             reason = "it brings code of its own, which Signet does not run"
         raise SignetError(
-            f"The encoder {name!r} cannot be loaded ({reason[:250]}); name a Hugging Face model id, or a folder that holds "
-            "config.json, the weights and the tokenizer."
+            f"The encoder {name!r} cannot be loaded ({reason[:250]}); name a Hugging Face model id, or a folder "
+            "that holds config.json, the weights and the tokenizer."
         ) from None
     finally:
         transformers_logging.set_verbosity(before)

@@ -407,7 +407,8 @@ def test_training_stops_early_and_keeps_its_best_epoch(metric: str, bert: Path, 
 def test_a_killed_training_goes_on_to_the_same_result(bert: Path, tmp_path: Path) -> None:
     some, given = examples(48, (KIND,)), {"epochs": 4, "patience": 3}
     code = (
-        "import os, signal, sys, json, torch; torch.set_num_threads(1); from pathlib import Path; from engine import decisions, finetuning;"
+        "import os, signal, sys, json, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from engine import decisions, finetuning\n"
         "from tests.test_finetuning import KIND, examples, params\n"
         "def say(**told):\n"
         "    if told.get('epoch') == 2 and 'f1' in told: os.kill(os.getpid(), signal.SIGKILL)\n"
