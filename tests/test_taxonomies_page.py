@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from engine import annotations, queues, taxonomy
+from engine import annotations as acts
+from engine import queues, taxonomy
 from pages import shared
-from tests.fakes import FakeOpenAI
 from tests import test_pages
+from tests.fakes import FakeOpenAI
 from tests.test_pages import app
 
 __all__ = ["app"]
@@ -122,9 +123,9 @@ def test_peoples_labels_are_carried_over_by_a_button(app: Any) -> None:
     store = shared.store()
     queue = queues.create(store, "Signet demo", "tone_of_voice", "q", n=3)
     for _ in range(3):
-        task = annotations.next_task(store, queue, "Ann")
+        task = acts.next_task(store, queue, "Ann")
         assert task is not None
-        annotations.save(store, queue, task.entry_id, "Ann", {"tone_of_voice": "Casual"})
+        acts.save(store, queue, task.entry_id, "Ann", {"tone_of_voice": "Casual"})
     page = app("taxonomies", view="Edit", taxonomy="tone_of_voice")
     next(one for one in page.text_input if one.label == "Source").set_value("Ourselves").run()
     press(page, "Save as a new version")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import annotations, commands, drafting, plain_yaml, prompts, queues, taxonomy, taxonomy_form
+from engine import annotations as acts
+from engine import commands, drafting, plain_yaml, prompts, queues, taxonomy, taxonomy_form
 from engine import taxonomy_files as files
 from engine import taxonomy_versions as versions
 from engine.bundle import load_demo
@@ -19,7 +20,7 @@ from engine.drafting import Request
 from engine.records import SignetError
 from engine.store import Store, ensure_labeler, ensure_taxonomy
 from engine.taxonomy import EXAMPLES, KINDS, WITH_CLASSES
-from tests.fakes import Faults, FakeOpenAI
+from tests.fakes import FakeOpenAI, Faults
 
 TONE = """name: tone
 title: Tone
@@ -66,7 +67,7 @@ def test_what_is_written_is_read_back(value: Any) -> None:
     ],
 )
 def test_what_yaml_may_not_hold(text: str, says: str) -> None:
-    with pytest.raises(SignetError, match="^f.yaml") as error:
+    with pytest.raises(SignetError, match=r"^f\.yaml") as error:
         plain_yaml.load(text, "f.yaml")
     assert says in str(error.value)
 
@@ -234,7 +235,9 @@ def test_peoples_labels_go_over_where_the_feature_is_the_same(store: Store) -> N
     load_demo(store)
     old = taxonomy.parse(TRAITS, "old")
     new = taxonomy.parse(
-        TRAITS.replace("True if it is short.", "True if it is very short.").replace("kind: many", "title: T, kind: many"),
+        TRAITS.replace("True if it is short.", "True if it is very short.").replace(
+            "kind: many", "title: T, kind: many"
+        ),
         "new",
     )
     extra = taxonomy.parse(new.text + "  - {name: more, definition: Something new.}\n", "extra")
@@ -253,8 +256,8 @@ def test_peoples_labels_go_over_where_the_feature_is_the_same(store: Store) -> N
     assert done == {"labels": 12, "labelers": 2, "already": 0, "features": 1}  # 3 entries, 2 classes, 2 people
     assert versions.carry_over(store, old, extra)["labels"] == 0
     held = store.read().execute(
-        "SELECT DISTINCT f.name, b.kind FROM labels l JOIN features f USING (feature_id) JOIN labelers b USING (labeler_id)"
-        " JOIN taxonomies t USING (taxonomy_id) WHERE t.version = ? ORDER BY ALL", [extra.version],
+        "SELECT DISTINCT f.name, b.kind FROM labels l JOIN features f USING (feature_id)"
+        " JOIN labelers b USING (labeler_id) JOIN taxonomies t USING (taxonomy_id) WHERE t.version = ? ORDER BY ALL", [extra.version],
     ).fetchall()  # fmt: skip
     assert held == [("topic: Art", "gold"), ("topic: Art", "person"), ("topic: Law", "gold"), ("topic: Law", "person")]
     mine = {one.version: one for one in versions.versions(store.read(), "traits")}
@@ -267,9 +270,9 @@ def test_labels_given_in_a_queue_are_carried_by_the_operation(store: Store) -> N
     load_demo(store)
     first = save(store, TONE)
     queue = queues.create(store, "Signet demo", "tone", "q", n=2)
-    task = annotations.next_task(store, queue, "Ann")
+    task = acts.next_task(store, queue, "Ann")
     assert task is not None
-    annotations.save(store, queue, task.entry_id, "Ann", {"tone": "Casual"})
+    acts.save(store, queue, task.entry_id, "Ann", {"tone": "Casual"})
     second = save(store, TONE.replace("title: Tone", "title: Tone of it"), first["version"])
     done = commands.OPERATIONS["taxonomy_carry"](store, name="tone", version=first["version"])
     assert (done["labels"], done["to"]) == (1, second["version"])
@@ -358,7 +361,7 @@ def test_a_bad_answer_is_asked_again_and_a_hopeless_model_is_named() -> None:
     assert made.usage.requests == 2 and "Part 2" in made.text
     with FakeOpenAI(lambda *_: twice) as fake, pytest.raises(SignetError, match="'Part 0' appears twice"):
         drafting.draft(ASKED, "openai:fake", {"base_url": fake.url})
-    with FakeOpenAI(faults=Faults(refusal=1.0)) as fake, pytest.raises(SignetError, match="no draft.*refused"):
+    with FakeOpenAI(faults=Faults(refusal=1.0)) as fake, pytest.raises(SignetError, match=r"no draft.*refused"):
         drafting.draft(ASKED, "openai:fake", {"base_url": fake.url})
     with pytest.raises(SignetError, match="does not answer"):
         drafting.draft(ASKED, "openai:fake", {"base_url": fake.url})  # it is closed by now
