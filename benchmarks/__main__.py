@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: runs the named benchmarks (all by default) and writes benchmarks/results/."""
+"""`python -m benchmarks [NAME ...]`: runs the named benchmarks and writes benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import asking, audits, pages, scoring
+from benchmarks import asking, audits, finetuning, pages, scoring
 from engine.worker import environment
 
 ALL: dict[str, Callable[[], dict[str, Any]]] = {
@@ -18,16 +18,23 @@ ALL: dict[str, Callable[[], dict[str, Any]]] = {
     "pages": pages.run,
     "audits": audits.run,
     "asking": asking.run,
+    "finetuning": finetuning.run,
 }
 
 
 def main() -> None:
     """Run and print; each result is one JSON file with machine and versions."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(ALL), metavar="NAME", help=", ".join(ALL))
+    short = [name for name in ALL if name != "finetuning"]
+    told = f"{', '.join(ALL)}; without a name all but finetuning, which takes long"
+    parser.add_argument("names", nargs="*", default=short, metavar="NAME", help=told)
+    parser.add_argument("--data", metavar="FOLDER", help="the real data, where a benchmark reads it (or SIGNET_DATA)")
+    given = parser.parse_args()
+    if given.data:
+        os.environ["SIGNET_DATA"] = given.data
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    for name in parser.parse_args().names:
+    for name in given.names:
         result = {"benchmark": name, "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                   **environment(), **ALL[name]()}  # fmt: skip
         print(json.dumps(result, indent=1))
