@@ -113,6 +113,13 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
+def _too_long(tokens: int, device: str) -> str:
+    return (
+        f"One text of {tokens} tokens does not fit into the memory of {device}; choose a smaller max_tokens or a "
+        "smaller encoder."
+    )
+
+
 def _freed(device: str) -> None:
     import torch
 
@@ -135,8 +142,10 @@ def predict(network: Any, encoded: Encoded, padding: int, precision: str, device
                 logits = network(**padded(encoded, places.tolist(), padding, device)).logits
             found[places] = logits.float().cpu().numpy()
         except RuntimeError as error:
-            if not out_of_memory(error) or len(places) == 1:
+            if not out_of_memory(error):
                 raise
+            if len(places) == 1:
+                raise SignetError(_too_long(int(lengths[places[0]]), device)) from None
             _freed(device)
             fill(places[: len(places) // 2])
             fill(places[len(places) // 2 :])
@@ -242,11 +251,7 @@ class Loop:
                 if not out_of_memory(error):
                     raise
                 if self._micro == 1:
-                    longest = int(self._lengths[batch].max())
-                    raise SignetError(
-                        f"One text of {longest} tokens does not fit into the memory of {self._plan.device}; choose a "
-                        "smaller max_tokens or a smaller encoder."
-                    ) from None
+                    raise SignetError(_too_long(int(self._lengths[batch].max()), self._plan.device)) from None
             # Outside of the handler, whose traceback would hold the memory.
             self._optimizer.zero_grad(set_to_none=True)
             self._micro = -(-self._micro // 2)
