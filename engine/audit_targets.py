@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -34,6 +34,24 @@ class SideVectors:
         if len(self.both.names) == self.size:
             return None
         return self.both.part(self.size, 2 * self.size, "rejected answers")
+
+
+def sides_frame(sides: SideVectors, titles: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Levels of both sides with 95% intervals, a row a value, or a row a group where `groups` are given.
+
+    Columns: feature, title, chosen, chosen_low, chosen_high, rejected, rejected_low, rejected_high, n.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for name, vector in (("chosen", sides.chosen), ("rejected", sides.rejected)):
+        if vector is None:
+            continue
+        shown = targets.grouped(vector, groups) if groups else vector
+        errors = np.sqrt(np.clip(np.diag(shown.covariance), 0, None))
+        for one, value, error in zip(shown.names, shown.values, errors):
+            row = found.setdefault(one, {"feature": one, "title": titles.get(one, one.capitalize()), "n": shown.n})
+            row |= {name: float(value), f"{name}_low": float(value - Z95 * error),
+                    f"{name}_high": float(value + Z95 * error)}  # fmt: skip
+    return pd.DataFrame(list(found.values()))
 
 
 def _of_row(row: pd.Series, title: str, names: Sequence[str]) -> Vector:
@@ -139,7 +157,7 @@ def target_finding(sides: SideVectors | None, found: Sequence[Distance], target:
     return f"Neither side is nearer to “{target.title}” beyond doubt (n = {gain.n:,} pairs)"
 
 
-def vectors_frame(vectors: Sequence[Vector], titles: dict[str, str]) -> pd.DataFrame:
+def vectors_frame(vectors: Sequence[Vector], titles: Mapping[str, str]) -> pd.DataFrame:
     """A long table of vectors: who, value, title, estimate with its 95% interval, n."""
     rows = []
     for vector in vectors:

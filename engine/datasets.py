@@ -288,7 +288,7 @@ class _Writer:
             self._side(row, "chosen", record, prompt, hashed)
         row["subset"] = subset or _short_text(values.get(columns.get("subset", "subset")))
         row["split"] = _short_text(values.get(columns.get("split", "split")))
-        row["extra"] = _extra(values, columns)
+        row["extra"] = _extra({**values, **(record.extra if isinstance(record, Pair) else {})}, columns)
         for name, kept in self._columns.items():
             kept.append(row[name])
         self.written += 1

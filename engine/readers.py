@@ -142,14 +142,25 @@ def _by_score(prompt: tuple[Turn, ...], a: str, b: str, preference: float, **mor
     return _pair(prompt, one, other, strength=abs(preference), **more)
 
 
-def _n_way(prompt: tuple[Turn, ...], answers: list[tuple[str, float]]) -> Iterator[Pair]:
+def answered_by(chosen: Any, rejected: Any) -> dict[str, str]:
+    """Who answered on each side, as columns that the pair keeps; none where the source does not name both."""
+    names = {"chosen_model": chosen, "rejected_model": rejected}
+    return {key: name for key, name in names.items() if isinstance(name, str) and name} if chosen and rejected else {}
+
+
+def _n_way(
+    prompt: tuple[Turn, ...], answers: list[tuple[str, float]], models: Sequence[Any] | None = None
+) -> Iterator[Pair]:
+    """Every two answers of unequal score as a pair; `models` names who gave each answer."""
     if len(answers) < 2:
         raise Skip("fewer than two scored answers")
     found = False
-    for (a, score_a), (b, score_b) in combinations(answers, 2):
+    for (i, (a, score_a)), (j, (b, score_b)) in combinations(enumerate(answers), 2):
         if score_a != score_b:
             found = True
-            yield _by_score(prompt, a, b, score_a - score_b)
+            better, worse = (i, j) if score_a > score_b else (j, i)
+            by = answered_by(models[better], models[worse]) if models else {}
+            yield _by_score(prompt, a, b, score_a - score_b, extra=by)
     if not found:
         raise Skip("tie")
 
@@ -292,7 +303,9 @@ def arena(row: Row, options: Row) -> Iterator[Record]:
     if winner not in ("model_a", "model_b"):
         raise Skip(f"winner is {winner[:30]!r}, not model_a or model_b")
     a, b = (entry_of(messages_of(row.get(f"conversation_{i}"), f"conversation_{i}")) for i in "ab")
-    yield join(*((a, b) if winner == "model_a" else (b, a)))
+    one, other = ("a", "b") if winner == "model_a" else ("b", "a")
+    by = answered_by(row.get(f"model_{one}"), row.get(f"model_{other}"))
+    yield join(*((a, b) if winner == "model_a" else (b, a)), extra=by)
 
 
 def arena_55k(row: Row, options: Row) -> Iterator[Record]:
@@ -320,4 +333,6 @@ def arena_55k(row: Row, options: Row) -> Iterator[Record]:
         return entry_of(turns)
 
     a, b = side("response_a"), side("response_b")
-    yield join(*((a, b) if flags["winner_model_a"] else (b, a)))
+    one, other = ("a", "b") if flags["winner_model_a"] else ("b", "a")
+    by = answered_by(row.get(f"model_{one}"), row.get(f"model_{other}"))
+    yield join(*((a, b) if flags["winner_model_a"] else (b, a)), extra=by)

@@ -24,7 +24,8 @@ def ultrafeedback(row: Row, options: Row) -> Iterator[Record]:
         for c in completions
         if isinstance(c, dict)
     ]
-    yield from readers._n_way(prompt_turns(row.get("instruction")), answers)
+    models = [c.get("model") for c in completions if isinstance(c, dict)]
+    yield from readers._n_way(prompt_turns(row.get("instruction")), answers, models)
 
 
 def nectar(row: Row, options: Row) -> Iterator[Record]:
@@ -40,7 +41,7 @@ def nectar(row: Row, options: Row) -> Iterator[Record]:
     ]
     prompt = row.get("prompt")
     text = prompt.rstrip() if isinstance(prompt, str) else prompt
-    yield from readers._n_way(prompt_turns(text), answers)
+    yield from readers._n_way(prompt_turns(text), answers, [a.get("model") for a in listed if isinstance(a, dict)])
 
 
 def gpt4_llm_v2(row: Row, options: Row) -> Iterator[Record]:
@@ -56,7 +57,8 @@ def gpt4_llm_v2(row: Row, options: Row) -> Iterator[Record]:
         for a in listed
         if isinstance(a, dict)
     ]
-    yield from readers._n_way(prompt_turns(row.get("user_input")), answers)
+    sources = [a.get("source") for a in listed if isinstance(a, dict)]
+    yield from readers._n_way(prompt_turns(row.get("user_input")), answers, sources)
 
 
 def gpt4_llm_v1(row: Row, options: Row) -> Iterator[Record]:

@@ -32,6 +32,7 @@ from engine.design import Array
 from engine.intervals import Z95, Estimate
 from engine.records import SignetError
 from engine.settings import TARGETS, home
+from engine.taxonomy import Taxonomy
 
 _NAME = re.compile(r"[a-z][a-z0-9_\-]{0,63}")
 _KEYS = ("name", "title", "taxonomy", "source", "note", "values", "order")
@@ -261,6 +262,16 @@ def table(found: Sequence[Distance]) -> pd.DataFrame:
             for one in found
         ]
     )  # fmt: skip
+
+
+def groups_of(taxonomy: Taxonomy) -> dict[str, list[str]]:
+    """Higher-order groups of a taxonomy's signed features, in the taxonomy's order; a feature may be in several."""
+    found: dict[str, list[str]] = {}
+    for feature in taxonomy.features:
+        for group in filter(None, (part.strip() for part in feature.group.split(";"))):
+            if feature.kind == "signed" and feature.scope == "response":
+                found.setdefault(group, []).append(feature.name)
+    return found
 
 
 def grouped(vector: Vector, groups: Mapping[str, Sequence[str]]) -> Vector:

@@ -124,7 +124,7 @@ def prompts_of(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[str]:
     """Names of datasets that hold this dataset's prompts as entries (made by `derive_prompts`)."""
     rows = con.execute(
         """
-        SELECT d.name FROM datasets d WHERE d.shape = 'prompts' AND EXISTS (
+        SELECT d.name FROM datasets d WHERE d.kind = 'entries' AND EXISTS (
             SELECT 1 FROM pairs q JOIN prompts o ON q.pair_id = $begin || replace(o.hash::VARCHAR, '-', '')
             JOIN pairs p ON p.prompt_id = o.prompt_id
             WHERE q.dataset_id = d.dataset_id AND p.dataset_id = $dataset)

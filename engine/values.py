@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from scipy import stats
 
-from engine.intervals import Estimate, correct, mean_interval, points_text, wilson
+from engine.intervals import MINIMUM_N, Estimate, correct, mean_interval, points_text, wilson
 
 SHARES = ("boolean", "category")  # kinds whose mean is a share; others are means of a number
 
@@ -36,29 +36,38 @@ class ProfileRow:
         return "–" if math.isnan(self.gap.estimate) else f"{self.gap.estimate:+.2f}"
 
 
-def _level(kind: str, mean: float, variance: float, total: float, n: int) -> Estimate:
-    return wilson(round(total), n) if kind in SHARES else mean_interval(mean, variance, n)
+def _level(kind: str, mean: float, variance: float, total: float, n: int, effect: float) -> Estimate:
+    """A level with its interval; a design effect of e makes n pairs count as n / e."""
+    if effect == 1.0:
+        return wilson(round(total), n) if kind in SHARES else mean_interval(mean, variance, n)
+    if kind not in SHARES:
+        return mean_interval(mean, variance * effect, n)
+    size = max(1, round(n / effect))
+    return replace(wilson(mean * size, size), n=n)
 
 
 def profile(frame: pd.DataFrame, correction: str = "holm") -> list[ProfileRow]:
     """The profile of a dataset from `value_frames.prevalence`, in the taxonomy's order.
 
-    Shares carry Wilson intervals; means and the paired gap carry Student intervals over the n pairs. p is the paired
-    t-test of a gap of zero, corrected over all items by `correction` (holm or fdr_bh). Items without rejected sides
-    (single entries) have a NaN gap.
+    Shares carry Wilson intervals; means and the paired gap carry Student intervals over the n pairs, all widened by the
+    frame's design effects where prompts have several pairs. p is the paired t-test of a gap of zero, corrected over all
+    items by `correction` (holm or fdr_bh). Items without rejected sides (single entries) have a NaN gap.
     """
     rows: list[tuple[ProfileRow, float]] = []
     for r in frame.itertuples():
         n, kind = int(r.n), str(r.kind)
         has_gap = pd.notna(r.rejected)
-        chosen = _level(kind, float(r.chosen), float(r.chosen_var), float(r.chosen_sum), n)
+        effects = {side: float(getattr(r, f"{side}_effect", 1.0) or 1.0) for side in ("chosen", "rejected", "gap")}
+        chosen = _level(kind, float(r.chosen), float(r.chosen_var), float(r.chosen_sum), n, effects["chosen"])
         rejected = gap = Estimate(math.nan, math.nan, math.nan, 0)
         p = math.nan
         if has_gap:
-            rejected = _level(kind, float(r.rejected), float(r.rejected_var), float(r.rejected_sum), n)
-            gap = mean_interval(float(r.gap), float(r.gap_var), n)
-            if n >= 2 and r.gap_var > 0:
-                p = float(2 * stats.t.sf(abs(r.gap) / math.sqrt(r.gap_var / n), n - 1))
+            rejected = _level(kind, float(r.rejected), float(r.rejected_var), float(r.rejected_sum), n,
+                              effects["rejected"])  # fmt: skip
+            spread = float(r.gap_var) * effects["gap"]
+            gap = mean_interval(float(r.gap), spread, n)
+            if n >= 2 and spread > 0:
+                p = float(2 * stats.t.sf(abs(r.gap) / math.sqrt(spread / n), n - 1))
             elif n >= 2:
                 p = 1.0 if r.gap == 0 else 0.0
         class_name = None if pd.isna(r.class_name) else str(r.class_name)
@@ -110,12 +119,37 @@ def compare(one: list[ProfileRow], other: list[ProfileRow]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def corrected_finding(table: pd.DataFrame) -> str:
+    """The sentence over a corrected profile (audit_values.beside): its largest clear gap beside the raw one."""
+    shares = table[table["kind"].isin(SHARES)]
+    part = shares if len(shares) else table
+    known = part[part["corrected_gap"].notna()]
+    if known.empty:
+        reasons = [why for why in part["why_not"].dropna().unique() if why]
+        return "Nothing can be corrected" + (f": {reasons[0]}" if reasons else "")
+    clear = known[known["corrected_p_adjusted"] < 0.05]
+    if clear.empty:
+        return "No clear gap between chosen and rejected once the labeler's errors are taken into account"
+    top = clear.loc[clear["corrected_gap"].abs().idxmax()]
+    side = "Chosen" if top["corrected_gap"] > 0 else "Rejected"
+    corrected, raw = (
+        Estimate(float(top[name]), float(top[f"{name}_low"]), float(top[f"{name}_high"]), int(top["n"]))
+        for name in ("corrected_gap", "gap")
+    )
+    if len(shares):
+        return f"{side} answers show “{top['title']}” more often: {points_text(corrected)}, raw {points_text(raw)}"
+    return (
+        f"{side} answers support “{top['title']}” more: {corrected.estimate:+.2f} [{corrected.conf_low:+.2f}, "
+        f"{corrected.conf_high:+.2f}], raw {raw.estimate:+.2f} [{raw.conf_low:+.2f}, {raw.conf_high:+.2f}]"
+    )
+
+
 def finding(rows: list[ProfileRow]) -> str:
     """The one sentence a chart's title says: the largest clear gap, or that none is clear."""
     clear = [r for r in rows if r.p_adjusted < 0.05 and not math.isnan(r.gap.estimate) and r.kind in SHARES]
     n = rows[0].chosen.n if rows else 0
-    if n < 30:
-        return f"Too few labelled pairs ({n}, fewer than 30) to say what sets chosen apart"
+    if n < MINIMUM_N:
+        return f"Too few labelled pairs ({n}, fewer than {MINIMUM_N}) to say what sets chosen apart"
     if not clear:
         return "No clear gap between chosen and rejected after correction for many tests"
     top = max(clear, key=lambda r: abs(r.gap.estimate))
