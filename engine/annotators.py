@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.alpha import nothing
+from engine.importing import load
 from engine.intervals import MINIMUM_N, Z95, Estimate, wilson
 
 TWO = (
@@ -156,11 +157,10 @@ def _ordered(chances: np.ndarray) -> np.ndarray:
 
 
 def _crowdlab(table: np.ndarray, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from cleanlab.multiannotator import get_label_quality_multiannotator
-
+    multiannotator = load("cleanlab.multiannotator")  # slow to import, so only where it is used
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = get_label_quality_multiannotator(
+        found = multiannotator.get_label_quality_multiannotator(
             pd.DataFrame(table), chances, consensus_method="best_quality", return_detailed_quality=False, verbose=False
         )
     label = found["label_quality"]
@@ -252,12 +252,11 @@ def label_errors(given: Any, chances: Any) -> LabelErrors:
         return LabelErrors(n, nothing(n), empty, f"{n} labels have a classifier's chances; it takes {MINIMUM_N}.")
     if len(seen) < 2:
         return LabelErrors(n, nothing(n), empty, "Every label is the same, so none can be told to be wrong.")
-    from cleanlab.filter import find_label_issues
-
+    cleanlab = load("cleanlab.filter")
     truth, sure = labels[rows].astype(int), shares[rows] / shares[rows].sum(axis=1, keepdims=True)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        wrong = find_label_issues(truth, sure, return_indices_ranked_by="self_confidence", n_jobs=1)
+        wrong = cleanlab.find_label_issues(truth, sure, return_indices_ranked_by="self_confidence", n_jobs=1)
     wrong = np.asarray(wrong, dtype=np.int64)
     suggested = sure[wrong].argmax(axis=1)
     found = pd.DataFrame({

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine import files
 from engine.readers import Row
+from engine.importing import load
 from engine.records import SignetError
 
 HH_HUB = "Anthropic/hh-rlhf"
@@ -53,10 +54,8 @@ def located(source: str, options: Mapping[str, Any]) -> Iterator[Located]:
 
 
 def _hub(name: str, options: Mapping[str, Any], subset: str) -> Iterator[Located]:
-    from datasets import load_dataset
-
     try:
-        stream = load_dataset(
+        stream = load("datasets").load_dataset(
             name, options.get("config"), data_dir=options.get("data_dir"), split=options.get("split", "train"),
             revision=options.get("revision"), streaming=True,
         )  # fmt: skip

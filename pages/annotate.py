@@ -14,6 +14,7 @@ from engine.queues import Queue
 from engine.records import SignetError
 from engine.taxonomy import Taxonomy
 from pages import shared
+from pages.agreement_view import show as show_agreement
 from pages.annotate_views import adjudicate_view, answer_words, label_view, said
 
 TARGETED = (
@@ -246,14 +247,14 @@ if every:
         "Your name", key="annotator", bind="query-params", max_chars=acts.LONGEST_NAME, placeholder="Who is labelling?",
         help="Kept in this page's address. It is what you say it is: nobody checks it.",
     )  # fmt: skip
-    views = ["Label", "Adjudicate"] if queue.purpose == "annotate" else ["Check", "Result"]
+    views = ["Label", "Adjudicate", "Agreement"] if queue.purpose == "annotate" else ["Check", "Result"]
     view = three.segmented_control("View", [*views, "Progress"], default=views[0], key="view", bind="query-params",
                                    label_visibility="collapsed") or views[0]  # fmt: skip
     working = view in ("Label", "Check", "Adjudicate")
     if not working:
         # Not beside the texts: what a dataset's note says of its pairs must not colour a blind judgement.
         shared.provenance(data, queue.taxonomy, queue.describe())
-        if not queue.is_random_sample:
+        if not queue.is_random_sample and view != "Agreement":  # which says more about it itself
             st.caption(f":material/info: {TARGETED}")
     annotator = ""
     try:
@@ -267,6 +268,8 @@ if every:
         result_view(queue, data)
     elif view == "Progress":
         progress_view(queue, annotator)
+    elif view == "Agreement":
+        show_agreement(queue, data)
     elif not annotator:
         st.info("Say who you are first: type your name above.")
     elif view == "Adjudicate":

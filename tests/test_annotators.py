@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -17,6 +19,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from engine import annotators
 from engine.intervals import wilson
+from engine.settings import ROOT
 
 X = math.nan
 NAMES = ["ann", "ben", "cem", "dan"]
@@ -139,7 +142,7 @@ def test_consensus_of_degenerate_tables(classes: int, with_chances: bool) -> Non
     ]
     for table, reason in cases:
         chances = np.full((len(table), classes), 1 / classes) if with_chances else None
-        state = np.random.get_state()[1].copy()  # type: ignore[union-attr]
+        state = np.random.get_state()[1].copy()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = annotators.consensus(NAMES[: table.shape[1]], table, classes, chances, replicates=5)
@@ -244,3 +247,14 @@ def test_pace() -> None:
     later = pd.concat([acts, acts.assign(at=at + pd.Timedelta(days=9))])
     assert len(annotators.pace(later)) == 4  # by day
     assert annotators.pace(acts.head(0)).empty
+
+
+def test_cleanlab_loads_where_a_page_hides_its_datasets() -> None:
+    """Streamlit puts pages/ first on the path; importing cleanlab must not run pages/datasets.py."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.path.insert(1, sys.argv[2])\n"
+        "from engine.importing import load\n"
+        "load('cleanlab.filter'); import datasets\n"
+        "assert 'pages' not in datasets.__file__ and sys.path[0] == sys.argv[1]"
+    )
+    subprocess.run([sys.executable, "-c", script, str(ROOT / "pages"), str(ROOT)], check=True, timeout=120)
