@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine import readers, taxonomy
+from engine.builtin import readings
 from engine.records import Entry, Pair, SignetError, Turn, prompt_hash
 
 FILES = (
@@ -113,13 +114,15 @@ def hh_pairs(folder: Path) -> tuple[list[Preference], dict[Side, Entry], Counter
 
 
 def read_labels(folder: Path, pairs: Sequence[Preference], entries: dict[Side, Entry]) -> list[Labelled]:
-    """The labels file as values of Signet's taxonomies (booleans 0 or 1, classes by index)."""
+    """All readings as values of Signet's taxonomies (booleans 0 or 1, classes by index): those of the labels file, then
+    those that ship with Signet. `eloquent` is the better-written third by the writing scores that ship."""
     place = {entry.hash: pair for pair in pairs for entry in (pair.better, pair.worse)}
+    texts = {entry.hash: entry for entry in entries.values()}
     seal, schwartz = taxonomy.load("seal"), taxonomy.load("schwartz")
     values = taxonomy.load("value_imprint").features[0].classes
     topics = seal.feature("topics").classes
     plain = [feature.name for feature in seal.features if feature.kind in ("boolean", "ternary")]
-    found = []
+    rows: list[tuple[Entry, int, dict[tuple[str, str], float]]] = []
     with (folder / FILES[1]).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             named = {topic.strip() for topic in row["topics"].split(";")} - {""}
@@ -129,9 +132,20 @@ def read_labels(folder: Path, pairs: Sequence[Preference], entries: dict[Side, E
             labels |= {("seal", f"topics: {topic}"): float(topic in named) for topic in topics}
             labels |= {("schwartz", one.name): float(row[one.name]) for one in schwartz.features}
             labels["value_imprint", "value_imprint"] = float(values.index(row["value"]))
-            entry = entries[row["subset"], int(row["row"]), row["side"]]
-            pair = place[entry.hash]
-            found.append(Labelled(entry, pair.split, row["subset"], int(row["pass"]), pair.group, labels))
+            rows.append((entries[row["subset"], int(row["row"]), row["side"]], int(row["pass"]), labels))
+    for entry_hash, reading, labels in readings.read():
+        if entry_hash not in texts:
+            raise SignetError(f"{readings.READINGS.name}: entry {entry_hash} is not in {FILES[0]}.")
+        rows.append((texts[entry_hash], reading, labels))
+    written = readings.scores()
+    found = []
+    for entry, reading, labels in rows:
+        score = written.get((entry.hash, reading))
+        if score is None:
+            raise SignetError(f"{readings.WRITING.name}: entry {entry.hash}, pass {reading}, has no writing score.")
+        labels["seal", "eloquent"] = float(score >= readings.WELL_WRITTEN)
+        pair = place[entry.hash]
+        found.append(Labelled(entry, pair.split, pair.subset, reading, pair.group, labels))
     return found
 
 
