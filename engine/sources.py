@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import files
-from engine.readers import Row
 from engine.importing import load
+from engine.readers import Row
 from engine.records import SignetError
 
 HH_HUB = "Anthropic/hh-rlhf"
@@ -54,8 +54,9 @@ def located(source: str, options: Mapping[str, Any]) -> Iterator[Located]:
 
 
 def _hub(name: str, options: Mapping[str, Any], subset: str) -> Iterator[Located]:
+    hub = load("datasets")
     try:
-        stream = load("datasets").load_dataset(
+        stream = hub.load_dataset(
             name, options.get("config"), data_dir=options.get("data_dir"), split=options.get("split", "train"),
             revision=options.get("revision"), streaming=True,
         )  # fmt: skip
