@@ -240,7 +240,7 @@ st.title("Annotate")
 data = shared.dataset()
 every = queues.every(shared.store().read(), data.dataset_id)
 if every:
-    one, two, three = st.columns([3, 3, 4], vertical_alignment="bottom")
+    one, two, three = st.columns([1, 1, 2], vertical_alignment="bottom")
     picked = one.selectbox("Queue", [of.name for of in every], key="queue", bind="query-params", index=len(every) - 1)
     queue = next((of for of in every if of.name == picked), every[-1])
     given = login_name() or two.text_input(

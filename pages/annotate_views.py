@@ -18,6 +18,7 @@ from pages.dialogue import STYLE, judged_html
 LAYOUT = """<style>
 [class*="st-key-step-"] button div {justify-content: flex-start}
 @media (min-width: 700px) {
+  [class*="st-key-below-"] {display: none}
   .st-key-annotate-text {position: sticky; top: 3.5rem}
   .st-key-annotate-text .signet-read {max-height: calc(100vh - 15rem); overflow-y: auto; padding-right: .5rem}
 }
@@ -109,7 +110,8 @@ def label_view(queue: Queue, annotator: str) -> None:
     counts = acts.counts(con, queue, annotator)
     mine = f"{counts.mine:,} by you, {counts.today:,} today"
     st.progress(counts.finished / max(1, counts.n), text=f"{counts.finished:,} of {counts.n:,} finished · {mine}")
-    said()
+    with st.container():  # always there, so that what comes after keeps its place
+        said()
     if task is None:
         st.info(acts.why_none(con, queue, annotator))
         with st.container(horizontal=True):
@@ -162,6 +164,9 @@ def label_view(queue: Queue, annotator: str) -> None:
             answering.one_key(features[0], entry, guide, save, before)
         else:
             answering.form(features, entry, draft["values"], guide)
+        if not one_key:  # on a phone the other one is far above
+            st.button("Save and next", key=f"below-{entry}", type="primary", icon=":material/check:", width="stretch",
+                      on_click=save_form, args=(queue, annotator, asked, task.entry_id, draft["values"]))  # fmt: skip
 
 
 # --- adjudication ---------------------------------------------------------------------------------------------------
@@ -195,6 +200,11 @@ def take_back_gold(queue: Queue) -> None:
     st.session_state["annotate-said"] = ("toast", "The last decision is taken back." if undone else "No decision yet.")
 
 
+def put_off(following: int) -> None:
+    """Show the next open entry, as a callback."""
+    st.session_state["annotate-later"] = following
+
+
 @st.fragment
 def adjudicate_view(queue: Queue, by: str) -> None:
     """Entries on which people differ, one at a time, their answers side by side; decisions become gold."""
@@ -205,7 +215,8 @@ def adjudicate_view(queue: Queue, by: str) -> None:
         st.metric("Gold", f"{now.gold:,}", border=True, help="Labels of the labeler “gold”, for training and figures.")
         st.metric("To decide", f"{now.open:,}", border=True, help="Two answers or more that differ")
         st.metric("Unanimous", f"{now.unanimous:,}", border=True, help="Two answers or more, all the same")
-    said()
+    with st.container():
+        said()
     with st.container(horizontal=True):
         st.button(f"Make the {now.unanimous:,} unanimous entries gold", icon=":material/verified:", on_click=settle,
                   args=(queue, by), disabled=not now.unanimous, key="settle")  # fmt: skip
@@ -236,9 +247,9 @@ def adjudicate_view(queue: Queue, by: str) -> None:
             if not queues.is_one_key(asked.features):
                 st.button("Decide", type="primary", shortcut="Enter", icon=":material/gavel:", key=f"decide-{entry}",
                           on_click=decide, args=(queue, by, asked, found.entry_id, draft))  # fmt: skip
-            if len(waiting) > 1 and st.button("Later", shortcut="s", icon=":material/skip_next:", key=f"later-{entry}"):
-                st.session_state["annotate-later"] = later + 1
-                st.rerun(scope="fragment")
+            if len(waiting) > 1:
+                st.button("Later", shortcut="s", icon=":material/skip_next:", key=f"later-{entry}", on_click=put_off,
+                          args=(later + 1,))  # fmt: skip
     with right, st.container(gap="xsmall"):
         names = st.toggle("Show who said what", key="gold-names", persist_state="session")
         people = [who if names else f"Annotator {chr(65 + i)}" for i, (who, _, _) in enumerate(found.given)]

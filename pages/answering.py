@@ -63,17 +63,29 @@ def scope_note(features: Sequence[Feature]) -> str:
     return "Judge the last answer, which stands out; what came before is there to understand it."
 
 
+def guideline(definition: str, examples: Sequence[tuple[str, str]] = ()) -> None:
+    """A definition with the taxonomy's examples of it."""
+    if definition:
+        st.caption(shared.escape(definition))
+    for what, text in examples:
+        st.caption(f":material/format_quote: {shared.escape(what)}: {shared.escape(text)}")
+
+
+def _class_examples(feature: Feature, i: int) -> Sequence[tuple[str, str]]:
+    return feature.class_examples[i] if feature.class_examples else ()
+
+
 def one_key(feature: Feature, entry: str, guide: bool, save: Save, chosen: Any = None) -> None:
     """A button for every value, with the number keys; one press saves."""
     if feature.kind != "category" and guide:
-        st.caption(shared.escape(feature.definition))
+        guideline(feature.definition, feature.examples)
     for i, (words, value, definition) in enumerate(choices(feature)):
         st.button(
             shared.escape(words), key=f"value-{entry}-{i}", shortcut=digit(i), width="stretch", on_click=save,
             args=({feature.name: value},), type="primary" if chosen == value and chosen is not None else "secondary",
         )  # fmt: skip
-        if guide and definition and feature.kind == "category":
-            st.caption(shared.escape(definition))
+        if guide and feature.kind == "category":
+            guideline(definition, _class_examples(feature, i))
     st.button("Cannot say", key=f"none-{entry}", shortcut="x", width="stretch", type="tertiary", on_click=save,
               args=({feature.name: None},))  # fmt: skip
 
@@ -132,7 +144,9 @@ def form(features: Sequence[Feature], entry: str, draft: Draft, guide: bool) -> 
         if several and feature.scope in SCOPES:
             st.badge(SCOPES[feature.scope], icon=":material/forum:", color="gray")
         if guide:
-            st.caption(shared.escape(feature.definition))
+            guideline(feature.definition, feature.examples)
+            for i in range(len(feature.classes)):
+                guideline("", [(f"{feature.classes[i]}, {a}", b) for a, b in _class_examples(feature, i)])
 
 
 def collected(features: Sequence[Feature], entry: str, draft: Draft) -> Draft:
