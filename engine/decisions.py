@@ -33,7 +33,7 @@ class Tuning:
     """What was learned on held-out logits, a number an output: calibrated logits are scale * logits + shift.
 
     An output is decided for when its calibrated logit exceeds its threshold; of a choice, the class with the largest
-    excess. The scale of a choice is one temperature, shared by its classes.
+    excess. The classes of a choice share their scale, which is one over a temperature.
     """
 
     scale: tuple[float, ...]
@@ -133,6 +133,24 @@ def temperature(logits: Array, truth: Array) -> float:
     return float(scales[int(np.argmin([log_loss(scale * logits, truth) for scale in scales]))])
 
 
+def class_calibration(logits: Array, truth: Array) -> tuple[float, Array]:
+    """One scale and a shift a class that bring held-out class logits (n, classes) closest to the truth.
+
+    Bias-corrected temperature scaling (Alexandari et al. 2020, section 3): the shifts undo class weights and the like.
+    Drawn towards no change, as `calibration` is.
+    """
+    hot = np.eye(logits.shape[1])[truth.astype(int)]
+
+    def loss(x: Array) -> tuple[float, Array]:
+        away = softmax(np.exp(x[0]) * logits + x[1:]) - hot
+        slope = np.append(np.exp(x[0]) * (away * logits).sum() + 8 * x[0], away.sum(0) + 2 * x[1:])
+        value = len(truth) * log_loss(np.exp(x[0]) * logits + x[1:], truth) + 4 * x[0] ** 2 + (x[1:] ** 2).sum()
+        return value, slope
+
+    found = minimize(loss, np.zeros(1 + logits.shape[1]), jac=True, method="L-BFGS-B").x
+    return float(np.clip(np.exp(found[0]), 0.25, 4)), found[1:]
+
+
 def share_threshold(logits: Array, truth: Array) -> float:
     """The logit above which as many held-out cases lie as are true.
 
@@ -164,11 +182,12 @@ def share_biases(logits: Array, truth: Array) -> Array:
 def tune(outputs: Sequence[Output], logits: Array, truth: Array) -> Tuning:
     """Calibration and thresholds from held-out logits (n, outputs) and `targets` (n, outputs).
 
-    Each binary output gets a scale and a shift (`calibration`), each choice a `temperature`. Thresholds make labels as
-    frequent as the truth is (`share_threshold`, `share_biases`): what Signet reports of a dataset is prevalence. On our
-    labels of hh-rlhf they stated a label's prevalence, on other prompts, within 1% where 100 cases or more were known
-    and 2 to 4% where 20 to 100 were. The threshold of the best F1 gained 0.01 in F1 for the former, none for the
-    latter, and stated prevalences 14 to 70% off. A column without labels stays as it is.
+    Each binary output gets a scale and a shift (`calibration`), each choice one scale and a shift a class
+    (`class_calibration`). Thresholds make labels as frequent as the truth is (`share_threshold`, `share_biases`): what
+    Signet reports of a dataset is prevalence. On our labels of hh-rlhf they stated a label's prevalence, on other
+    prompts, within 1% where 100 cases or more were known and 2 to 4% where 20 to 100 were. The threshold of the best F1
+    gained 0.01 in F1 for the former, none for the latter, and stated prevalences 14 to 70% off. A column without labels
+    stays as it is.
     """
     scale, shift, threshold = np.ones(len(outputs)), np.zeros(len(outputs)), np.zeros(len(outputs))
     for places in _by_column(outputs).values():
@@ -178,8 +197,8 @@ def tune(outputs: Sequence[Output], logits: Array, truth: Array) -> Tuning:
             # A class without an output (the built-in heads leave out those that nobody saw) teaches nothing.
             own, right = own[right.any(1)], right[right.any(1)].argmax(1)
             if len(own):
-                scale[places] = temperature(own, right)
-                threshold[places] = -share_biases(scale[places[0]] * own, right)
+                scale[places], shift[places] = class_calibration(own, right)
+                threshold[places] = -share_biases(scale[places] * own + shift[places], right)
             continue
         for k, place in enumerate(places if len(own) else ()):
             scale[place], shift[place] = calibration(own[:, k], right[:, k])

@@ -39,13 +39,15 @@ Splits = Sequence[tuple[np.ndarray, np.ndarray]]
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch on one core: products this small only wait for each other on more, and badly where cores are shared."""
+    """Numerics on one core: products this small mostly wait for each other on more, ten times over on shared cores."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -269,9 +271,9 @@ def _fit_rows(
     if not labelled.any():
         raise SignetError("There is nothing to train on: no entry has a label of this taxonomy.")
     rows, truth, groups = rows[labelled], truth[labelled], groups[labelled]
-    scaling = head_inputs.learn_scaling(rows)
-    scaled, weights = head_inputs.scaled(rows, scaling), _weights(truth, options)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        scaling = head_inputs.learn_scaling(rows)
+        scaled, weights = head_inputs.scaled(rows, scaling), _weights(truth, options)
         torch.manual_seed(seed)
         head = _head_class()([asdict(one) for one in outputs], kind, head_inputs.VERSION, embedder.revision())
         for name in ("centre", "scale", "rarity"):
@@ -279,8 +281,7 @@ def _fit_rows(
         if kind == "linear":
             _fit_linear(head, scaled, truth, weights, groups, options.get("strength"))
         else:
-            with _one_thread():
-                _fit_mlp(head, scaled, truth, weights, groups, seed)
+            _fit_mlp(head, scaled, truth, weights, groups, seed)
     last = head.layers if kind == "linear" else head.layers[-1]
     with torch.no_grad():
         last.bias[torch.from_numpy(~np.isfinite(truth).any(0))] = torch.nan  # nobody labelled it: no verdict, ever

@@ -116,6 +116,17 @@ def test_the_temperature_is_that_of_a_direct_search() -> None:
     assert found == pytest.approx(1 / 3, rel=0.05)
 
 
+def test_class_calibration_undoes_class_weights() -> None:
+    random = np.random.default_rng(9)
+    honest = random.normal(size=(8000, 3)) * 1.5 + np.log([0.7, 0.2, 0.1])
+    truth = (honest + random.gumbel(size=honest.shape)).argmax(1).astype(float)
+    weighted = 2 * (honest - np.log([0.7, 0.2, 0.1]))
+    scale, shift = decisions.class_calibration(weighted, truth)
+    assert scale == pytest.approx(0.5, abs=0.03)
+    assert shift - shift.mean() == pytest.approx(np.log([0.7, 0.2, 0.1]) - np.log([0.7, 0.2, 0.1]).mean(), abs=0.1)
+    assert decisions.log_loss(scale * weighted + shift, truth) <= decisions.log_loss(honest, truth) + 1e-3
+
+
 def test_log_loss_agrees_with_sklearn() -> None:
     from sklearn.metrics import log_loss
 
