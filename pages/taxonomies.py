@@ -37,11 +37,16 @@ def go(view: str, name: str | None = None) -> None:
         st.session_state["taxonomy"] = name
 
 
+def features_text(n: int) -> str:
+    """1 feature, 2 features."""
+    return "1 feature" if n == 1 else f"{n} features"
+
+
 def parts_text(one: Taxonomy) -> str:
     """How many of what."""
     if one.is_choice:
         return f"{len(one.features[0].classes)} classes"
-    return f"{len(one.features)} features"
+    return features_text(len(one.features))
 
 
 def seen(name: str | None = None) -> list[Version]:
@@ -63,17 +68,19 @@ def list_view() -> None:
         mine = [v for v in stored if v.name == one.name]
         current = [v for v in mine if v.version == one.version]
         rows.append({
-            "title": one.title, "name": one.name, "has": parts_text(one), "own": one.name in own,
-            "labels": sum(v.n_labels for v in current), "by": labelers_text(current[0]) if current else "",
+            "taxonomy": one.title, "name": one.name, "has": parts_text(one),
+            "from": "you" if one.name in own else "Signet", "labels": sum(v.n_labels for v in current),
+            "labelled by": labelers_text(current[0]) if current else "",
             "versions": len({v.version for v in mine} | {one.version}), "source": one.source,
         })  # fmt: skip
+    rows.sort(key=lambda row: (row["from"] != "you", -row["labels"], row["taxonomy"]))
     c = st.column_config
     event = st.dataframe(
         shared.plain(pd.DataFrame(rows)), hide_index=True, on_select="rerun", selection_mode="single-row",
-        key="taxonomy-row", alt="Taxonomies with their labels",
+        key="taxonomy-row", alt="Taxonomies with their labels", height="content",
         column_config={
-            "title": c.TextColumn("taxonomy", width="medium"), "by": c.TextColumn("labelled by", width="medium"),
-            "source": c.TextColumn(width="large"), "own": c.CheckboxColumn("your own"),
+            "taxonomy": c.TextColumn(width=240), "labelled by": c.TextColumn(width=180),
+            "source": c.TextColumn(width="large"),
             "labels": c.NumberColumn(format="localized", help="By the current version."),
         },
     )  # fmt: skip
@@ -95,7 +102,7 @@ def read_view(one: Taxonomy) -> None:
     st.caption(f"{shared.escape(one.name)} · {parts_text(one)} · version {one.version} · {ships}")
     if one.source:
         st.caption(f":material/menu_book: {shared.escape(one.source)}")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Change it" if one.name in own else "Copy and change", icon=":material/edit:", on_click=go,
                   args=("Edit",))  # fmt: skip
         st.download_button("YAML", one.text, f"{one.name}.yaml", "application/yaml", icon=":material/download:")
@@ -143,23 +150,24 @@ def versions_view(one: Taxonomy) -> None:
         return
     changes = taxonomy_versions.changes(before, after)
     counts = {what: sum(change.what == what for change in changes) for what in ("same", "changed", "new", "gone")}
-    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    st.markdown(f"From {older} to {newer}: features {said}.")
+    words = {"same": "the same", "changed": "changed", "new": "new", "gone": "gone"}
+    said = ", ".join(f"{features_text(n)} {words[what]}" for what, n in counts.items() if n)
+    st.markdown(f"From {older} to {newer}: {said}.")
     if counts["changed"] + counts["new"] + counts["gone"]:
         moved = [(c.feature, c.what, c.detail) for c in changes if c.what != "same"]
         st.dataframe(pd.DataFrame(moved, columns=["feature", "is", "in its"]), hide_index=True, alt="Changed features")
     carried = found[older].by_people
     if newer == one.version and carried and counts["same"]:
         rest = "" if counts["same"] == len(after.features) else " Features that changed get none."
-        st.caption(f"{carried:,} labels by people belong to {older}. Those of the {counts['same']} features that ask "
-                   f"for the same judgement can be given to {newer} too.{rest}")  # fmt: skip
+        st.caption(f"{carried:,} labels by people belong to {older}. What {newer} asks in the same words "
+                   f"({features_text(counts['same'])}) can have them too.{rest}")  # fmt: skip
         if st.button("Carry people's labels over", icon=":material/move_down:"):
             done = shared.ask("taxonomy_carry", name=one.name, version=older)
             if done:
                 already = f"; {done['already']:,} were there already" if done["already"] else ""
                 people = "1 person" if done["labelers"] == 1 else f"{done['labelers']} people"
                 st.session_state["taxonomies-note"] = (
-                    f"Carried {done['labels']:,} labels of {done['features']} features by {people} over{already}."
+                    f"Carried {done['labels']:,} labels of {features_text(done['features'])} by {people} over{already}."
                 )
                 st.rerun()
     st.code(difference or "No difference but in layout.", language="diff", wrap_lines=True)

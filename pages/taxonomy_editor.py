@@ -73,9 +73,8 @@ def _frame(rows: list[dict[str, str]], keys: tuple[str, ...]) -> pd.DataFrame:
 
 def _table(rows: list[dict[str, str]], keys: tuple[str, ...], key: str, alt: str, config: Any) -> list[dict[str, Any]]:
     frame = st.data_editor(
-        _frame(rows, keys), num_rows="dynamic", hide_index=True, key=key, alt=alt, column_config=config,
-        row_height=56 if "definition" in keys else None,
-    )  # fmt: skip
+        _frame(rows, keys), num_rows="dynamic", hide_index=True, key=key, alt=alt, column_config=config
+    )
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 

@@ -69,7 +69,7 @@ LAYERS = [
     ["commands"],
     ["owner"],
     ["client"],
-    ["cli_audits"],
+    ["cli_audits", "cli_taxonomies"],
     ["cli_values"],
     ["cli"],
     ["__main__"],

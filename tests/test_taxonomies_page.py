@@ -57,7 +57,7 @@ def test_every_view_of_every_taxonomy_draws(app: Any) -> None:
     page = app("taxonomies")
     assert {"schwartz", "seal", "surface", "value_imprint"} <= set(page.dataframe[0].value["name"])
     seal = page.dataframe[0].value.set_index("name").loc["seal"]
-    assert seal["labels"] > 0 and "reading" in seal["by"]
+    assert seal["labels"] > 0 and "reading" in seal["labelled by"]
     for name in taxonomy.available()[0]:
         for view in ("Read", "Versions", "Edit"):
             opened = app("taxonomies", view=view, taxonomy=name)
@@ -87,7 +87,7 @@ def test_the_form_changes_what_the_yaml_says_and_back(app: Any) -> None:
     assert saved.version != first and saved.features[0].classes[-1] == "Terse" and "# a remark" in saved.text
     versions = app("taxonomies", view="Versions", taxonomy="tone_of_voice")
     assert len(versions.dataframe[0].value) == 2
-    assert "features 1 changed" in text_of(versions)
+    assert "1 feature changed" in text_of(versions)
     assert "+  - name: Terse" in versions.code[0].value
 
 
@@ -131,7 +131,7 @@ def test_peoples_labels_are_carried_over_by_a_button(app: Any) -> None:
     press(page, "Save as a new version")
     page = app("taxonomies", view="Versions", taxonomy="tone_of_voice")
     press(page, "Carry people's labels over")
-    assert "Carried 3 labels of 1 features by 1 person over." in text_of(page)
+    assert "Carried 3 labels of 1 feature by 1 person over." in text_of(page)
     assert list(page.dataframe[0].value["by people"]) == [3, 3]
 
 

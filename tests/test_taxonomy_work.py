@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import annotations as acts
-from engine import commands, drafting, plain_yaml, prompts, queues, taxonomy, taxonomy_form
+from engine import cli, commands, drafting, plain_yaml, prompts, queues, taxonomy, taxonomy_form
 from engine import taxonomy_files as files
 from engine import taxonomy_versions as versions
 from engine.bundle import load_demo
@@ -257,7 +257,8 @@ def test_peoples_labels_go_over_where_the_feature_is_the_same(store: Store) -> N
     assert versions.carry_over(store, old, extra)["labels"] == 0
     held = store.read().execute(
         "SELECT DISTINCT f.name, b.kind FROM labels l JOIN features f USING (feature_id)"
-        " JOIN labelers b USING (labeler_id) JOIN taxonomies t USING (taxonomy_id) WHERE t.version = ? ORDER BY ALL", [extra.version],
+        " JOIN labelers b USING (labeler_id) JOIN taxonomies t USING (taxonomy_id) WHERE t.version = ? ORDER BY ALL",
+        [extra.version],
     ).fetchall()  # fmt: skip
     assert held == [("topic: Art", "gold"), ("topic: Art", "person"), ("topic: Law", "gold"), ("topic: Law", "person")]
     mine = {one.version: one for one in versions.versions(store.read(), "traits")}
@@ -386,3 +387,39 @@ def test_a_draft_is_priced_before() -> None:
 def test_impossible_drafts(request_: Request, says: str) -> None:
     with pytest.raises(SignetError, match=says):
         drafting.draft(request_, "openai:x", {"base_url": "http://localhost:1/v1"})
+
+
+# --- command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_does_what_the_page_does(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, changed, drafted = (tmp_path / name for name in ("tone.yaml", "tone.json", "draft.yaml"))
+    file.write_text(TONE, encoding="utf-8")
+    other = {"name": "tone", "title": "Tone of it", "kind": "choice", "classes": ["Formal", "Casual"]}
+    changed.write_text(json.dumps(other), encoding="utf-8")
+
+    def run(*words: str) -> Any:
+        status = cli.main(["taxonomy", *words, "--json"])
+        out, err = capsys.readouterr()
+        return json.loads(out) if status == 0 else (status, err)
+
+    first = run("save", str(file))
+    assert first["name"] == "tone" and taxonomy.load("tone").version == first["version"]
+    assert run("save", str(changed))[0] == 1
+    second = run("save", str(changed), "--replace")
+    assert second["version"] != first["version"]
+    assert run("show", "tone", "--to", str(tmp_path / "out.yaml"))["written"].endswith("out.yaml")
+    assert taxonomy.parse((tmp_path / "out.yaml").read_text(encoding="utf-8"), "x").version == second["version"]
+    (listed,) = run("list", "tone")["taxonomies"]
+    assert [one["version"] for one in listed["versions"]] == [second["version"], first["version"]]
+    assert "No feature of tone is the same" in run("carry", "tone", "--version", first["version"])[1]
+    assert run("list")["taxonomies"] and run("list", "nonesuch")[0] == 1 and run("carry", "tone")[0] == 1
+    with FakeOpenAI(lambda *_: json.dumps({"question": "?", "parts": PARTS})) as fake:
+        made = run("draft", "--labeler", "openai:fake", "--title", "Tone", "--description", "How it sounds",
+                   "--parts", "3", "--to", str(drafted), "--option", f"base_url={fake.url}")  # fmt: skip
+    assert made["written"] == str(drafted) and taxonomy.parse(drafted.read_text(encoding="utf-8"), "x").is_choice
+    assert run("draft", "--labeler", "openai:fake")[0] == 1
+    assert run("delete", "tone") == {"deleted": "tone"} and run("delete", "seal")[0] == 1
+    assert run("save", str(tmp_path / "none.yaml"))[1].strip().endswith("cannot be read (No such file or directory).")
