@@ -62,7 +62,7 @@ def parts(folder: Path) -> dict[str, list[Labelled]]:
 
 
 def trained(way: str, learn: Examples, asked: list[Examples], params: dict[str, Any]) -> dict[str, Any]:
-    """Train one way, in this process: logits of the sets asked about, seconds by the clock and of processors, memory."""
+    """Train one way, in this process: logits of the sets asked about, seconds by the clock and of processor, memory."""
     outputs = decisions.outputs_of(learn.columns)
     began, busy = time.perf_counter(), time.process_time()
     details: dict[str, Any] = {}
