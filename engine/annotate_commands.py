@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from engine import annotations as acts
-from engine import catalog, gold, human_check, queues
+from engine import audit_people, catalog, gold, human_check, queues
 from engine.intervals import Estimate
 from engine.queues import Queue
 from engine.store import Store
@@ -157,6 +157,19 @@ def check_results(store: Store, queue: str) -> Result:
     }  # fmt: skip
 
 
+def queue_agreement(store: Store, queue: str, everything: bool = False) -> Result:
+    """How far the annotators of a queue (or of all queues of its taxonomy on its dataset) agree: by feature with what
+    alpha means in words, and by annotator with seconds and drift."""
+    con = store.read()
+    of, found = queues.queue(con, queue), audit_people.people(con, queue, everything)
+    return {
+        "queue": queue, "dataset": of.dataset, "taxonomy": of.taxonomy, "annotators": list(found.names),
+        "entries": len(found.entries), "not_a_random_sample": found.sample or None,
+        "features": _rows(audit_people.table(found, audit_people.features(found))),
+        "by_annotator": _rows(audit_people.by_annotator(found)),
+    }  # fmt: skip
+
+
 def _estimate(one: Estimate) -> Result:
     known = one.n > 0
     return {"right": one.estimate if known else None, "conf_low": one.conf_low if known else None,
@@ -174,4 +187,5 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "annotate_answers": annotate_answers,
     "adjudicate": adjudicate,
     "check_results": check_results,
+    "queue_agreement": queue_agreement,
 }

@@ -20,7 +20,7 @@ PARTS = ("Features", "Annotators", "Against a labeler", "Consensus", "Suspect la
 def show(queue: Queue, data: catalog.Dataset) -> None:
     """The whole view, for a queue that people label blind."""
     many = sum(one.taxonomy_id == queue.taxonomy_id for one in _label_queues(data))
-    left, right = st.columns([3, 1], vertical_alignment="center")
+    left, right = st.columns([5, 3], vertical_alignment="center")
     part = left.segmented_control("Look at", PARTS, default=PARTS[0], key="look", bind="query-params", required=True,
                                   label_visibility="collapsed")  # fmt: skip
     everything = right.toggle(
@@ -132,7 +132,7 @@ def _feature(
         st.markdown(shared.escape(line))
     if not classes.empty and len(classes) > 1:
         drawn = _row(classes, "alpha").sort_values("estimate")
-        if not drawn.empty:
+        if len(drawn) > 2:  # of two classes both have the feature's own alpha
             shared.chart(
                 charts.forest(drawn, "Alpha of one class against the rest"),
                 f"Agreement on each class of {row['title']} against the rest, with 95% intervals.",
@@ -140,9 +140,12 @@ def _feature(
                 "stands the specific agreement (where one names the class, how often another does) and its share.",
                 classes, f"agreement-classes-{queue.queue_id}-{feature}",
             )  # fmt: skip
-        with st.expander("Classes", expanded=drawn.empty):
+        with st.expander("Classes", expanded=len(drawn) < 3):
             st.dataframe(shared.plain(classes), hide_index=True, column_config=numbers(classes),
                          alt="Agreement on each class against the rest")  # fmt: skip
+            st.caption("specific: where one annotator names the class, how often another does. share: of the answers.")
+            if len(drawn) < 3:
+                shared.download(classes, f"agreement-classes-{queue.queue_id}-{feature}")
     if len(people) > 1:
         st.markdown("**Annotators on this feature**")
         st.dataframe(shared.plain(people), hide_index=True, column_config=numbers(people),

@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine import annotators, audit_people, catalog, charts, classifiers, label_quality
 from engine.audit_people import People
-from engine.intervals import MINIMUM_N
+from engine.intervals import MINIMUM_N, interval_text, wilson
 from engine.queues import Queue
 from engine.records import SignetError
 from engine.settings import home
@@ -56,7 +56,9 @@ def consensus_view(queue: Queue, found: People, everything: bool) -> None:
         return
     unsure = int((one.labels["quality"] < 0.8).sum())
     st.subheader(f"{unsure:,} of {one.n:,} consensus labels have a chance below 80% to be right", anchor=False)
-    st.caption(f"By {shared.escape(annotators.METHODS[one.method])}.")
+    st.caption(
+        f"By {shared.escape(annotators.METHODS[one.method])}. It shows what others said: finish your own part first."
+    )
     people = one.annotators.assign(title=one.annotators["annotator"], estimate=one.annotators["quality"])
     drawn = people[people["conf_low"].notna() & (people["n"] >= MINIMUM_N)]
     if not drawn.empty:
@@ -64,7 +66,7 @@ def consensus_view(queue: Queue, found: People, everything: bool) -> None:
             charts.shares(drawn.sort_values("estimate"), "Quality"),
             "Estimated quality of each annotator, with 95% intervals.",
             "How often an annotator is right, as the method estimates it from everybody's answers without knowing the "
-            "truth. It ranks; a gold set measures. CROWDLAB's score lies below the plain share of right answers.",
+            "truth. It ranks; a gold set measures. CROWDLAB's score is no share: it lies below it.",
             one.annotators, f"quality-{queue.queue_id}",
         )  # fmt: skip
     st.dataframe(shared.plain(one.annotators), hide_index=True, column_config=numbers(one.annotators),
@@ -100,7 +102,10 @@ def suspects_view(queue: Queue, data: catalog.Dataset) -> None:
         st.error(shared.escape(str(error)))
         return
     judged = int(summary["n"].sum())
-    st.subheader(f"{len(found):,} of {judged:,} labels that the classifier learned from look wrong", anchor=False)
+    share = f": {interval_text(wilson(len(found), judged))}" if judged else ""
+    st.subheader(
+        f"{len(found):,} of {judged:,} labels that the classifier learned from look wrong{share}", anchor=False
+    )
     st.caption(
         "By confident learning (cleanlab), from chances of a classifier that had not seen the label: candidates to "
         "read again, not verdicts. A weak classifier suspects good labels, above all of rare classes."

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from engine import annotations, audit_people, bundle, catalog, gold, label_quality, queues, search
+from engine import annotate_commands, annotations, audit_people, bundle, catalog, gold, label_quality, queues, search
 from engine.audit_people import People
 from engine.classifiers import About
 from engine.decisions import Output, Tuning
@@ -133,6 +133,13 @@ def test_features_of_every_kind(demo: Store, queue: Queue) -> None:
     titles = {one.name: one.title for one in found.taxonomy.features}
     sentence = audit_people.finding(list(figures.values()), titles)
     assert "median alpha of" in sentence and titles[frame["feature"].iloc[0]] in sentence
+
+
+def test_agreement_as_an_operation(demo: Store, queue: Queue) -> None:
+    found = annotate_commands.OPERATIONS["queue_agreement"](demo, queue="first")
+    assert json.loads(json.dumps(found)) == found and found["annotators"] == list(PEOPLE) and found["entries"] == 90
+    assert found["not_a_random_sample"] is None and len(found["features"]) == 5 and len(found["by_annotator"]) == 3
+    assert found["features"][0]["alpha_low"] < found["features"][0]["alpha"]
 
 
 def test_by_class_by_rater_and_pairs(demo: Store, queue: Queue) -> None:
