@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import asking, audits, finetuning, pages, scoring
+from benchmarks import asking, audits, finetuning, judges, pages, scoring
 from engine.worker import environment
 
 ALL: dict[str, Callable[[], dict[str, Any]]] = {
@@ -19,14 +19,15 @@ ALL: dict[str, Callable[[], dict[str, Any]]] = {
     "audits": audits.run,
     "asking": asking.run,
     "finetuning": finetuning.run,
+    "judges": judges.run,
 }
 
 
 def main() -> None:
     """Run and print; each result is one JSON file with machine and versions."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    short = [name for name in ALL if name != "finetuning"]
-    told = f"{', '.join(ALL)}; without a name all but finetuning, which takes long"
+    short = [name for name in ALL if name not in ("finetuning", "judges")]
+    told = f"{', '.join(ALL)}; without a name all but finetuning and judges, which need real data and long"
     parser.add_argument("names", nargs="*", default=short, metavar="NAME", help=told)
     parser.add_argument("--data", metavar="FOLDER", help="the real data, where a benchmark reads it (or SIGNET_DATA)")
     given = parser.parse_args()

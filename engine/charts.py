@@ -111,17 +111,20 @@ def forest(
     pick: list[str] | None = None,
     by_side: bool = False,
     percent: bool = False,
+    signed: bool = True,
 ) -> AnyChart:
     """Estimates with 95% intervals, a row a title, grey where the interval crosses zero.
 
     Columns: title, estimate, conf_low, conf_high, n; with `groups` a column of that name (at most three values), told
     apart by shape and dodge. `by_side`: groups are chosen and rejected, in their colours. `pick`: fields of a click.
+    `signed`: numbers carry their sign, as effects do and scores do not.
     """
+    sign = "+" if signed else ""
     clear = (frame["conf_low"] > 0) | (frame["conf_high"] < 0)
     tone = frame[groups] if by_side and groups else pd.Series("effect", index=frame.index)
     frame = frame.assign(tone=tone.where(clear, "neutral"))
     frame, y = _named(frame)
-    number = "+.1%" if percent else "+.3f"
+    number = f"{sign}.1%" if percent else f"{sign}.3f"
     tooltip = [
         "title:N",
         *([f"{groups}:N"] if groups else []),
@@ -134,7 +137,7 @@ def forest(
     values = list(dict.fromkeys(frame[groups])) if groups else []
     if groups:
         base = base.encode(yOffset=alt.YOffset(f"{groups}:N", sort=values))
-    axis = alt.Axis(format="+~%" if percent else "+.3~f", tickCount=8, titleAnchor="end")
+    axis = alt.Axis(format=f"{sign}~%" if percent else f"{sign}.3~f", tickCount=8, titleAnchor="end")
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("conf_low:Q", title=unit, axis=axis), x2="conf_high:Q")
     shape = _shape(groups, values)
     points = base.mark_point(filled=True, size=65, opacity=1).encode(x="estimate:Q", shape=shape, tooltip=tooltip)
@@ -288,7 +291,8 @@ def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> A
 def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     """Unfilled spokes in circumplex order, radius linear in the value, rings named.
 
-    Columns: title, chosen, rejected, in the order of the circle. Values in [-1, 1]; the dashed ring is zero.
+    Columns: title, chosen, rejected (NaN for single entries), in the order of the circle. Values in [-1, 1]; the dashed
+    ring is zero.
     """
     import math
 
@@ -296,6 +300,8 @@ def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     rows = []
     for i, row in enumerate(frame.itertuples()):
         for shift, side in ((-0.06, "chosen"), (0.06, "rejected")):
+            if pd.isna(getattr(row, side)):
+                continue
             angle = 2 * math.pi * i / len(frame) + shift
             radius = (float(getattr(row, side)) + top) / (2 * top)
             rows.append(

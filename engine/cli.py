@@ -13,6 +13,8 @@ from typing import Any
 
 from engine import __version__, jobs
 from engine.cli_audits import audit, audits, labeler, positive
+from engine.cli_taxonomies import taxonomies
+from engine.cli_values import values
 from engine.client import Client
 from engine.records import SignetError
 from engine.settings import home
@@ -218,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("label", _label, "Label a dataset's entries.", "label hh --labeler builtin --taxonomy seal")
     made.add_argument("dataset")
-    made.add_argument("--labeler", required=True, help="builtin, surface, openai:MODEL, ollama:MODEL")
+    made.add_argument("--labeler", required=True, help="builtin, surface, classifier:NAME, openai:MODEL, ollama:MODEL")
     made.add_argument("--taxonomy", required=True, help="seal, value_imprint, schwartz, surface, or your own")
     made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
     option(
@@ -265,6 +267,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--reason", default="")
 
     audits(command)
+    values(command, _options, _run_job)
+    taxonomies(command, _options)
 
     made = command("info", _info, "What the store, or one dataset, holds.", "info hh --json")
     made.add_argument("dataset", nargs="?")

@@ -18,14 +18,18 @@ from engine import (
     audit_reports,
     bundle,
     catalog,
+    derived,
     export,
     jobs,
     labelers,
+    language_models,
     models,
     queues,
     rewriting,
     scores_file,
     taxonomy,
+    taxonomy_commands,
+    training_commands,
 )
 from engine.records import SignetError
 from engine.store import FLAGS, REVIEWS, Store, ensure_labeler, ensure_model, ensure_taxonomy
@@ -223,7 +227,7 @@ def cancel(store: Store, job: str) -> Result:
         raise SignetError(f"Job {job} is {jobs.read_state(found).state} already.")
     found.path("cancel").touch()
     for folder in found.folder.glob("batch-*"):
-        labelers.cancel_batches(found.params, folder)
+        language_models.cancel_batches(found.params, folder)
     return {"job": job}
 
 
@@ -271,6 +275,9 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "agreement": _reading(audit_reports.agreement),
     "sample": _reading(audit_reports.sample),
     **annotate_commands.OPERATIONS,
+    **derived.OPERATIONS,
+    **taxonomy_commands.OPERATIONS,
+    **training_commands.OPERATIONS,
 }
 
 

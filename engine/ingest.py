@@ -70,7 +70,11 @@ def add_rewrites(con: duckdb.DuckDBPyConnection, rewriter: str | None = None) ->
     )
 
 
-TAKE = {"score": _rewards, "label": _labels, "rewrite": _rewrites}
+def _nothing(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) -> None:
+    """A trained classifier is a folder beside the store, written whole by its worker."""
+
+
+TAKE = {"score": _rewards, "label": _labels, "rewrite": _rewrites, "train": _nothing}
 
 
 def take_ready(store: Store, job: jobs.Job) -> int:

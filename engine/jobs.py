@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from engine.records import SignetError, content_hash
 
-LANES = {"import": "import", "score": "compute", "label": "compute", "rewrite": "compute"}
+LANES = {"import": "import", "score": "compute", "label": "compute", "rewrite": "compute", "train": "compute"}
 ENDED = ("done", "failed", "cancelled")
 
 

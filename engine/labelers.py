@@ -1,7 +1,8 @@
 """Who labels: a name is resolved to a labeler at a revision, and opened in a worker to label entries.
 
-`builtin` (the heads that ship with Signet), `surface` (figures read off the text, taxonomy `surface` only), and
-language models: `openai:MODEL` (OpenAI, or any server with its API by the option base_url) and `ollama:MODEL`.
+`builtin` (the heads that ship with Signet), `surface` (figures read off the text, taxonomy `surface` only),
+`classifier:NAME` (trained here, engine.classifiers), and language models: `openai:MODEL` (OpenAI, or any server with
+its API by the option base_url) and `ollama:MODEL`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from engine import endpoints, heads, language_models, prompts, surface
+from engine import classifiers, endpoints, heads, language_models, prompts, surface
 from engine.asks import Question
-from engine.journal import Journal
 from engine.records import SignetError, turns_from_json
 from engine.settings import BUILTIN, home
 from engine.taxonomy import Taxonomy, load
 
-LABELERS = ("builtin", "surface", "openai:MODEL", "ollama:MODEL")
+LABELERS = ("builtin", "surface", "classifier:NAME", "openai:MODEL", "ollama:MODEL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class LabelerSpec:
     """A resolved labeler. `params` are what its labels depend on besides entries, taxonomy and revision."""
 
     name: str
-    kind: str  # builtin, rule
+    kind: str  # builtin, rule, classifier, lm
     revision: str
     params: dict[str, Any]
 
@@ -38,6 +39,8 @@ def resolve(labeler: str, taxonomy: Taxonomy, options: dict[str, Any] | None = N
 
     `options` of a language model (engine.language_models): who it is are base_url, temperature, order, sample.
     """
+    if labeler.startswith(classifiers.PREFIX):
+        return _classifier(labeler, taxonomy, options or {})
     if ":" in labeler:
         return _language_model(labeler, taxonomy, options or {})
     if options:
@@ -55,6 +58,22 @@ def resolve(labeler: str, taxonomy: Taxonomy, options: dict[str, Any] | None = N
             )
         return LabelerSpec("surface", "rule", surface.VERSION, {})
     raise SignetError(f"No labeler {labeler!r}; there are {', '.join(LABELERS)}.")
+
+
+def _classifier(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -> LabelerSpec:
+    known = classifiers.about(home(), labeler.removeprefix(classifiers.PREFIX))
+    if (known.taxonomy, known.version) != (taxonomy.name, taxonomy.version):
+        other = "another version of it" if known.taxonomy == taxonomy.name else repr(known.taxonomy)
+        raise SignetError(f"The classifier {known.name!r} was trained for {other}, not for {taxonomy.name!r} as it is.")
+    unknown = sorted(set(options) - {"abstain_below"})
+    if unknown:
+        raise SignetError(f"A classifier has no option {unknown[0]!r}; there is abstain_below.")
+    least = options.get("abstain_below", 0)
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least < 1:
+        raise SignetError(f"abstain_below is {least!r}; it must be a confidence from 0 to below 1.")
+    params = {"abstain_below": float(least)} if least else {}
+    return LabelerSpec(labeler + (f" ({least:g}+)" if least else ""), "classifier", known.revision,
+                       {"classifier": known.name, **params})  # fmt: skip
 
 
 def _language_model(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -> LabelerSpec:
@@ -79,20 +98,6 @@ def _language_model(labeler: str, taxonomy: Taxonomy, options: dict[str, Any]) -
     return LabelerSpec(language_models.who(labeler, chosen), "lm", revision, {"lm": labeler, **identity})
 
 
-def cancel_batches(params: dict[str, Any], folder: Path) -> None:
-    """Ask the server to stop what still runs of a batch job; what it has answered can still be collected."""
-    import openai
-
-    from engine import batches
-
-    base_url = params.get("base_url")
-    client = openai.OpenAI(api_key=endpoints.key_for(base_url) or "none", base_url=base_url, max_retries=0)
-    try:
-        batches.cancel(client, folder)
-    except SignetError:
-        return  # the job stops all the same; resuming it finds the batch again
-
-
 def open_labeler(params: dict[str, Any], folder: Path | None = None) -> AnyLabeler:
     """The work of a label job. `params`: labeler, taxonomy, and the revision the job was made for, if any.
 
@@ -101,6 +106,8 @@ def open_labeler(params: dict[str, Any], folder: Path | None = None) -> AnyLabel
     labeler, taxonomy = params["labeler"], params["taxonomy"]
     if "lm" in params:
         return LanguageModelLabeler(params, folder)
+    if "classifier" in params:
+        return ClassifierLabeler(params, folder.parent.parent if folder is not None else home())
     if labeler == "builtin":
         opened: AnyLabeler = BuiltinLabeler(taxonomy)
     elif labeler == "surface":
@@ -170,21 +177,43 @@ class SurfaceLabeler:
         return _table(hashes, names, values, [None] * len(values))
 
 
+class ClassifierLabeler:
+    """A trained classifier as a labeler; confidence is calibrated. Below `abstain_below` it gives no label."""
+
+    def __init__(self, params: dict[str, Any], store: Path) -> None:
+        self._classifier = classifiers.load(store, params["classifier"])
+        self.revision = self._classifier.known.revision
+        if params.get("revision", self.revision) != self.revision:
+            raise SignetError(
+                f"The classifier {params['classifier']!r} was trained again since this job was made; start a new one."
+            )
+        self._least = float(params.get("abstain_below", 0.0))
+        self.environment: dict[str, Any] = {"labeler": params["classifier"], "revision": self.revision}
+
+    def run(self, entries: pa.Table) -> pa.Table:
+        """The labels of entries (entry, prompt, response) that it is sure enough of."""
+        hashes = entries.column("entry").to_pylist()
+        asked = [turns_from_json(text) for text in entries.column("prompt").to_pylist()]
+        parts = [_table([], [], [], [])]
+        for column, values, sure in self._classifier.label(asked, entries.column("response").to_pylist(), self._least):
+            kept = np.flatnonzero(np.isfinite(values))
+            names = [hashes[i] for i in kept]
+            parts.append(_table(names, [column] * len(names), values[kept].tolist(), sure[kept].tolist()))
+        return pa.concat_tables(parts)
+
+
 class LanguageModelLabeler:
     """A language model as a labeler: every entry asked blind and alone, answers checked by type and allowed values."""
 
     def __init__(self, params: dict[str, Any], folder: Path | None) -> None:
-        known = {**language_models.IDENTITY, **language_models.RUNNING}
-        options = language_models.checked({name: params[name] for name in known if name in params})
         taxonomy = load(params["taxonomy"])
         if "version" in params and taxonomy.version != params["version"]:
             raise SignetError(f"The taxonomy {taxonomy.name} has changed since this job was made; start a new one.")
-        self.task = prompts.label_task(taxonomy, options["order"])
+        self.task = prompts.label_task(taxonomy, params.get("order", "taxonomy"))
         self.revision = params.get("revision", params["lm"])
-        name = language_models.fingerprint(params["lm"], self.revision, options, self.task.fingerprint)
-        store = folder.parent.parent if folder is not None else home()
-        self.journal = Journal(store / "answers", name)
-        self._asking = language_models.Asking(params["lm"], options, self.journal, self.task.schema, folder)
+        self._asking = language_models.asking(
+            params["lm"], self.revision, params, self.task.fingerprint, self.task.schema, folder
+        )
         self.environment: dict[str, Any] = {"labeler": params["lm"], "taxonomy": taxonomy.name, "progress": {}}
 
     def question(self, entry: str, prompt: str, response: str) -> Question:
@@ -203,4 +232,4 @@ class LanguageModelLabeler:
         return _table(keys, names, numbers, [None] * len(numbers))
 
 
-AnyLabeler = BuiltinLabeler | SurfaceLabeler | LanguageModelLabeler
+AnyLabeler = BuiltinLabeler | SurfaceLabeler | ClassifierLabeler | LanguageModelLabeler

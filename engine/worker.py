@@ -49,6 +49,10 @@ def open_work(job: jobs.Job) -> Work:
         from engine.rewriting import open_rewriter
 
         return open_rewriter(job.params, job.folder)
+    if job.kind == "train":
+        from engine.training import Trainer
+
+        return Trainer(job.params, job.folder)
     raise SignetError(f"This Signet knows no job of kind {job.kind!r}.")
 
 

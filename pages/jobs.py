@@ -18,7 +18,13 @@ ICONS = {
     "cancelled": "block",
 }
 COLORS: dict[str, Any] = {"queued": "gray", "running": "blue", "done": "green", "failed": "red", "cancelled": "gray"}
-WHERE = {"import": "Datasets", "label": "Values", "score": "Reward models", "rewrite": "Robustness"}
+WHERE = {
+    "import": "Datasets",
+    "label": "Values",
+    "score": "Reward models",
+    "rewrite": "Robustness",
+    "train": "Classifiers",
+}
 
 st.title("Jobs")
 st.caption("Jobs go on when this page is closed, and after the server restarts. Finished parts are kept in any case.")

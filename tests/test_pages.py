@@ -14,7 +14,20 @@ from engine.client import Client
 from engine.settings import ROOT
 from tests.conftest import wait_for
 
-PAGES = (*("datasets", "values", "reward_models", "imprint", "alignment", "robustness", "labelers", "pairs", "jobs"),)
+PAGES = (
+    *(
+        "datasets",
+        "values",
+        "reward_models",
+        "imprint",
+        "alignment",
+        "robustness",
+        "labelers",
+        "classifiers",
+        "pairs",
+        "jobs",
+    ),
+)
 
 
 @pytest.fixture

@@ -138,6 +138,7 @@ def read_labels(folder: Path, pairs: Sequence[Preference], entries: dict[Side, E
             raise SignetError(f"{readings.READINGS.name}: entry {entry_hash} is not in {FILES[0]}.")
         rows.append((texts[entry_hash], reading, labels))
     written = readings.scores()
+    first = {entry.hash for entry, reading, _ in rows if reading == 1}
     found = []
     for entry, reading, labels in rows:
         score = written.get((entry.hash, reading))
@@ -145,7 +146,9 @@ def read_labels(folder: Path, pairs: Sequence[Preference], entries: dict[Side, E
             raise SignetError(f"{readings.WRITING.name}: entry {entry.hash}, pass {reading}, has no writing score.")
         labels["seal", "eloquent"] = float(score >= readings.WELL_WRITTEN)
         pair = place[entry.hash]
-        found.append(Labelled(entry, pair.split, pair.subset, reading, pair.group, labels))
+        # The only reading of an entry is its first, whatever the file calls it.
+        nth = reading if entry.hash in first else 1
+        found.append(Labelled(entry, pair.split, pair.subset, nth, pair.group, labels))
     return found
 
 

@@ -16,12 +16,16 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from engine import taxonomy
+from engine.agreement import Agreement, two
 from engine.records import SignetError
 from engine.settings import BUILTIN
 
 READINGS = BUILTIN / "labels" / "readings.tsv"
 WRITING = BUILTIN / "labels" / "writing.tsv"
+SHIPPED = BUILTIN / "labels" / "hh_rlhf.parquet"
 WELL_WRITTEN = 7  # a writing score from here on makes `eloquent` true: the better-written third
 
 FEATURES = {
@@ -122,3 +126,26 @@ def scores(path: Path = WRITING) -> dict[tuple[str, int], int]:
     """Writing scores by (entry's hash, pass)."""
     with path.open(encoding="utf-8", newline="") as file:
         return {(r["entry"], int(r["pass"])): int(r["score"]) for r in csv.DictReader(file, delimiter="\t")}
+
+
+def agreement() -> list[Agreement]:
+    """Agreement of two independent readings of the same entries, a feature at a time, from the labels that ship."""
+    table = pq.read_table(SHIPPED, columns=["entry", "taxonomy", "feature", "value", "reading"]).to_pandas()
+    wide = table.pivot_table(index=["taxonomy", "feature", "entry"], columns="reading", values="value").dropna()
+    return [
+        two(str(name), part[1].to_numpy(), part[2].to_numpy(), replicates=2)
+        for (_, name), part in wide.groupby(level=["taxonomy", "feature"], sort=False)
+    ]
+
+
+def main() -> None:
+    """Print the agreement of the readings as a Markdown table."""
+    print("| feature | n | same | kappa | 95% | AC1 |\n|---|---|---|---|---|---|")
+    for one in agreement():
+        k = one.kappa
+        print(f"| {one.feature} | {one.n} | {one.observed.estimate:.1%} | {k.estimate:.2f} "
+              f"| [{k.conf_low:.2f}, {k.conf_high:.2f}] | {one.ac1.estimate:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
