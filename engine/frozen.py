@@ -205,10 +205,10 @@ def _components(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = scaled.mean(0, dtype=np.float64)
     centred = scaled - mean
     power, shares = np.linalg.eigh(centred @ centred.T)
-    kept = np.flatnonzero(power > 1e-6 * max(power[-1], 1e-9))[::-1][:COMPONENTS]
-    directions = (centred.T @ shares[:, kept]) / np.sqrt(power[kept])
-    spread = np.sqrt(power[kept].sum() / (len(scaled) * max(len(kept), 1)))
-    return mean, directions / max(float(spread), 1e-9)
+    kept = np.flatnonzero(power >= 1e-6 * power[-1])[::-1][:COMPONENTS]
+    lengths = np.sqrt(np.maximum(power[kept], 1e-12))  # 0 where all rows are one
+    spread = np.sqrt((lengths**2).sum() / (len(scaled) * len(kept)))
+    return mean, (centred.T @ shares[:, kept]) / lengths / spread
 
 
 def _fit_mlp(
