@@ -19,12 +19,13 @@ def shipped() -> set[str]:
 
 
 def own(folder: Path) -> dict[str, Path]:
-    """A team's own taxonomies by name, in the store of that folder. Files that are not valid are left out."""
+    """A team's own taxonomies by name, in the store of that folder. Files that are not valid, or take a name that ships
+    with Signet, are left out: `taxonomy.available` complains of them."""
     found: dict[str, Path] = {}
     for path in sorted((folder / "taxonomies").glob("*.y*ml")):
         with contextlib.suppress(SignetError):
             found.setdefault(taxonomy.read(path).name, path)
-    return found
+    return {name: path for name, path in found.items() if name not in shipped()}
 
 
 def checked(text: str) -> Taxonomy:
