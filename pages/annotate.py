@@ -187,11 +187,11 @@ def _percent(frame: pd.DataFrame) -> pd.DataFrame:
     return shared.plain(frame.assign(**{c: 100 * frame[c] for c in ("share", "conf_low", "conf_high")}))
 
 
-def change(entry_id: int) -> None:
+def change(queue: Queue, annotator: str, entry_id: int) -> None:
     """Open an earlier answer to change it, as a callback."""
-    st.session_state["annotate-edit"] = entry_id
+    st.session_state["annotate-edit"] = (queue.queue_id, annotator, entry_id)
     st.session_state.pop("annotate-draft", None)
-    st.session_state["view"] = None
+    st.session_state["view"] = "Label" if queue.purpose == "annotate" else "Check"
 
 
 def progress_view(queue: Queue, annotator: str) -> None:
@@ -222,7 +222,7 @@ def progress_view(queue: Queue, annotator: str) -> None:
         )  # fmt: skip
         rows = event.selection.rows
         st.button("Change this answer", icon=":material/edit:", disabled=not rows, on_click=change,
-                  args=(int(mine.iloc[rows[0]]["entry_id"]) if rows else 0,),
+                  args=(queue, annotator, int(mine.iloc[rows[0]]["entry_id"]) if rows else 0),
                   help="Select a row first.")  # fmt: skip
     answered = acts.table(con, queue)
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -10,7 +10,7 @@ from engine import annotations as acts
 from engine import gold, queues
 from engine.answers import in_words
 from engine.queues import Queue
-from engine.records import SignetError
+from engine.records import SignetError, content_hash
 from engine.taxonomy import Taxonomy
 from pages import answering, shared
 from pages.dialogue import STYLE, judged_html
@@ -37,11 +37,22 @@ def said() -> None:
 # --- labelling and checking -----------------------------------------------------------------------------------------
 
 
+def edited(queue: Queue, annotator: str) -> int | None:
+    """The entry whose answer this annotator is about to change."""
+    *whose, entry_id = st.session_state.get("annotate-edit") or (None, None, None)
+    return entry_id if whose == [queue.queue_id, annotator] else None
+
+
+def note_key(annotator: str, entry_id: int) -> str:
+    """The key of the note's field: another annotator at the same screen starts with an empty one."""
+    return f"note-{entry_id}-{content_hash(annotator)}"
+
+
 def act(queue: Queue, annotator: str, entry_id: int, answer: dict[str, Any] | None) -> None:
     """Save (or skip, without an answer), as a callback, so that the next drawing shows the next entry."""
     store, draft = shared.store(), st.session_state.get("annotate-draft", {})
-    note = st.session_state.get(f"note-{entry_id}") or ""
-    editing = st.session_state.get("annotate-edit") == entry_id
+    note = st.session_state.get(note_key(annotator, entry_id)) or ""
+    editing = edited(queue, annotator) == entry_id
     seconds = time.time() - draft["since"] if draft.get("entry") == entry_id else None
     try:
         if answer is None:
@@ -76,10 +87,11 @@ def take_back(queue: Queue, annotator: str, last: int) -> None:
         st.session_state["annotate-said"] = ("toast", "Your last act is taken back.")
 
 
-def draft_of(task: acts.Task, queue: Queue, asked: Taxonomy) -> dict[str, Any]:
+def draft_of(task: acts.Task, queue: Queue, annotator: str, asked: Taxonomy) -> dict[str, Any]:
     """What has been chosen so far for the entry on show; begun anew when another one comes."""
     draft = st.session_state.get("annotate-draft")
-    if not draft or draft["entry"] != task.entry_id or draft["queue"] != queue.queue_id:
+    whose = (queue.queue_id, annotator)
+    if not draft or draft["entry"] != task.entry_id or draft["whose"] != whose:
         before = task.answer or {}
         values: dict[str, Any]
         if queue.purpose == "check":
@@ -89,7 +101,7 @@ def draft_of(task: acts.Task, queue: Queue, asked: Taxonomy) -> dict[str, Any]:
                 values["verdicts"] = {}
         else:
             values = {f.name: before.get(f.name, answering.start_value(f)) for f in asked.features}
-        draft = {"entry": task.entry_id, "queue": queue.queue_id, "since": time.time(), "values": values}
+        draft = {"entry": task.entry_id, "whose": whose, "since": time.time(), "values": values}
         st.session_state["annotate-draft"] = draft
     return draft
 
@@ -100,7 +112,7 @@ def label_view(queue: Queue, annotator: str) -> None:
     store = shared.store()
     con = store.read()
     asked = queues.asked(con, queue)
-    editing = st.session_state.get("annotate-edit")
+    editing = edited(queue, annotator)
     try:
         task = acts.task(con, queue, editing, annotator) if editing else acts.next_task(store, queue, annotator)
     except SignetError as error:  # the queue was deleted by somebody else
@@ -119,7 +131,7 @@ def label_view(queue: Queue, annotator: str) -> None:
             st.button("Undo", shortcut="u", icon=":material/undo:", disabled=not counts.last, on_click=take_back,
                       args=(queue, annotator, counts.last), key="undo-end")  # fmt: skip
         return
-    draft = draft_of(task, queue, asked)
+    draft = draft_of(task, queue, annotator, asked)
     features = [f for f in asked.features if queue.purpose == "annotate" or f.name in task.shown]
     one_key = queues.is_one_key(features)
     entry = str(task.entry_id)
@@ -128,7 +140,7 @@ def label_view(queue: Queue, annotator: str) -> None:
     with left, st.container(key="annotate-text"):
         st.html(f'<div class="signet-read" tabindex="0" role="region" aria-label="The dialogue to judge">'
                 f"{judged_html(task.prompt, task.response)}</div>")  # fmt: skip
-        st.text_input("Note", value=task.note, key=f"note-{entry}", max_chars=acts.LONGEST_NOTE,
+        st.text_input("Note", value=task.note, key=note_key(annotator, task.entry_id), max_chars=acts.LONGEST_NOTE,
                       placeholder="A note (optional)", label_visibility="collapsed")  # fmt: skip
         with st.container(horizontal=True):
             if not one_key:

@@ -121,8 +121,12 @@ def test_an_earlier_answer_can_be_changed(app: Any) -> None:
     assert page.dataframe[0].value["answers"].tolist() == [1]
     assert page.dataframe[1].value["answer"].tolist() == ["Wisdom/Knowledge"]
     page = app("annotate", dataset=DEMO, queue="q", annotator="Ann")
-    page.session_state["annotate-edit"] = task.entry_id
+    page.session_state["annotate-edit"] = (of.queue_id, "Ann", task.entry_id)  # what the button beside the history does
     page.run()
+    assert next(b.label for b in page.button if b.proto.type == "primary") == "Wisdom/Knowledge"
+    page.text_input(key="annotator").set_value("Bo").run()
+    assert not [b for b in page.button if (b.key or "").startswith("value-") and b.proto.type == "primary"]
+    page.text_input(key="annotator").set_value("Ann").run()
     button(page, "Well-being/Peace").click().run()
     assert annotations.history(held().read(), of, "Ann")["answer"].tolist() == ['{"value_imprint":"Well-being/Peace"}']
 
