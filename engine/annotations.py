@@ -256,15 +256,18 @@ def undo(store: Store, of: Queue, annotator: str, act: int | None = None) -> Tas
 def write_labels(con: duckdb.DuckDBPyConnection, of: Queue, annotator: str, entry_ids: Sequence[int]) -> None:
     """Make the labels of these entries by this annotator what their current answers say, inside a transaction.
 
-    Answers in all queues of the taxonomy's version count, feature by feature the latest. Verdicts of a check are given
-    in sight of the label they judge, so they are no labels.
+    Answers in all queues of the taxonomy's version count, feature by feature the latest; labels of features that this
+    queue does not ask for stay, those carried over from an earlier version among them. Verdicts of a check are given in
+    sight of the label they judge, so they are no labels.
     """
     if of.purpose == "check" or not entry_ids:
         return
     kind = "gold" if annotator == GOLD else "person"
-    taxonomy = queues.whole(con, of.taxonomy_id)
+    taxonomy = queues.asked(con, of)
+    asked = [column.name for column in taxonomy.columns()]
     columns = dict(con.execute(
-        "SELECT name, feature_id FROM features WHERE taxonomy_id = ?", [of.taxonomy_id]).fetchall())  # fmt: skip
+        "SELECT name, feature_id FROM features WHERE taxonomy_id = ? AND name IN (SELECT unnest(?::VARCHAR[]))",
+        [of.taxonomy_id, asked]).fetchall())  # fmt: skip
     labeler = ensure_labeler(con, annotator, kind, "1", {})
     rows = con.execute(
         """

@@ -1,5 +1,7 @@
 """What can answers be judged by? Taxonomies to read, write, compare by version, take in and give out."""
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -63,7 +65,7 @@ def labelers_text(version: Version) -> str:
 def list_view() -> None:
     """Every taxonomy, a row each."""
     stored = seen()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in known.values():
         mine = [v for v in stored if v.name == one.name]
         current = [v for v in mine if v.version == one.version]

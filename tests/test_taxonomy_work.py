@@ -283,6 +283,34 @@ def test_labels_given_in_a_queue_are_carried_by_the_operation(store: Store) -> N
     assert [one["by_people"] for one in listed["versions"]] == [1, 1] and listed["own"]
 
 
+def test_new_answers_leave_carried_labels_of_other_features(store: Store) -> None:
+    load_demo(store)
+    first = save(store, TRAITS)
+    whole = queues.create(store, "Signet demo", "traits", "whole", n=1)
+    task = acts.next_task(store, whole, "Ann")
+    assert task is not None
+    acts.save(store, whole, task.entry_id, "Ann", {"brief": 1, "topic": ["Art"]})
+    save(store, TRAITS.replace("name: traits", "name: traits\ntitle: Traits"), first["version"])
+    assert commands.OPERATIONS["taxonomy_carry"](store, name="traits", version=first["version"])["labels"] == 3
+    part = queues.create(store, "Signet demo", "traits", "part", n=600, options={"features": ["brief"]})
+
+    def held() -> list[Any]:
+        return store.read().execute(
+            "SELECT f.name, l.value FROM labels l JOIN features f USING (feature_id) JOIN labelers b USING (labeler_id)"
+            " WHERE f.taxonomy_id = ? AND b.name = 'Ann' ORDER BY ALL", [part.taxonomy_id],
+        ).fetchall()  # fmt: skip
+
+    carried = held()
+    assert carried == [("brief", 1.0), ("topic: Art", 1.0), ("topic: Law", 0.0)]
+    acts.save(store, part, task.entry_id, "Ann", {"brief": 0})
+    assert held() == [("brief", 0.0), *carried[1:]]
+    acts.undo(store, part, "Ann")
+    assert held() == carried[1:]  # what was answered anew is taken back; carrying over again brings the old label
+    acts.save(store, part, task.entry_id, "Ann", {"brief": 0})
+    acts.delete_queue(store, "part", answered=True)
+    assert held() == carried[1:]
+
+
 def test_one_version_written_in_two_ways_is_stored_once(store: Store) -> None:
     ids = [
         versions.remember(store, taxonomy.parse(text, "x")) for text in (TRAITS, "# a comment\n" + TRAITS)
