@@ -155,6 +155,14 @@ def _scores(tables: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     return precision, recall, f1, macro, accuracy
 
 
+def _macro_draws(whole: Floats, drawn: Floats) -> Floats:
+    """Macro-F1 (draws,) of drawn tables (draws, k, k). A class that a draw happens to lack keeps the F1 it has in
+    `whole` (1, k, k): left out, rare and badly known classes would lift the draws above the figure itself."""
+    there = whole[0].sum(1) > 0
+    f1 = np.where(drawn.sum(2) > 0, _scores(drawn)[2], _scores(whole)[2])
+    return f1[:, there].mean(1) if there.any() else np.full(len(drawn), math.nan)
+
+
 def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     draws = draws[np.isfinite(draws)]
     if not math.isfinite(value) or len(draws) < DRAWS // 2:
@@ -175,13 +183,15 @@ def classification(
     their `names`.
 
     Precision is NaN for a class never given, recall for one that is never true, F1 for one that is neither. Intervals
-    are NaN where fewer than half of the draws have the class, and with a single group.
+    are NaN where fewer than half of the draws have the class, and with a single group. A class that a draw lacks
+    counts in that draw's macro-F1 as it does in the figure.
     """
     rows, true, said, known = _codes(truth, decided, classes)
     k = len(known)
     tables = _group_tables(true, said, np.asarray(groups)[rows], k)
     whole = tables.sum(0).reshape(1, k, k)
-    drawn = _scores(_drawn(tables, seed).reshape(-1, k, k))
+    draws = _drawn(tables, seed).reshape(-1, k, k)
+    drawn = _scores(draws)
     precision, recall, f1, macro, accuracy = _scores(whole)
     n_true, n_said = whole[0].sum(1).astype(int), whole[0].sum(0).astype(int)
     each = tuple(
@@ -194,7 +204,7 @@ def classification(
     )  # fmt: skip
     abstained = int((np.isfinite(truth) & ~np.isfinite(decided)).sum())
     return Classification(
-        len(rows), len(tables), abstained, each, _estimate(float(macro[0]), drawn[3], len(rows)),
+        len(rows), len(tables), abstained, each, _estimate(float(macro[0]), _macro_draws(whole, draws), len(rows)),
         _estimate(float(accuracy[0]), drawn[4], len(rows)), whole[0].astype(np.int64),
     )  # fmt: skip
 
@@ -225,15 +235,14 @@ def mean_macro_f1(columns: Sequence[tuple[Floats, Floats]], groups: Sequence[int
     if not parts:
         return Estimate(math.nan, math.nan, math.nan, 0)
 
-    def mean(sums: Floats) -> Floats:
-        found, start = [], 0
-        for _, k in parts:
-            found.append(_scores(sums[:, start : start + k * k].reshape(-1, k, k))[3])
-            start += k * k
-        return np.mean(found, axis=0)
-
     wide = np.concatenate([tables for tables, _ in parts], axis=1)
-    return _estimate(float(mean(wide.sum(0)[None])[0]), mean(_drawn(wide, seed)), len(numbers))
+    drawn, values, draws, start = _drawn(wide, seed), [], [], 0
+    for tables, k in parts:
+        whole = tables.sum(0).reshape(1, k, k)
+        values.append(float(_scores(whole)[3][0]))
+        draws.append(_macro_draws(whole, drawn[:, start : start + k * k].reshape(-1, k, k)))
+        start += k * k
+    return _estimate(float(np.mean(values)), np.mean(draws, axis=0), len(numbers))
 
 
 def brier(chances: Floats, truth: Floats, classes: Sequence[float]) -> float:
@@ -316,8 +325,9 @@ def drift(truth: Floats, decided: Floats, domains: Sequence[str], groups: Sequen
     found = []
     for d, name in enumerate(every):
         own = tables[domain == d]
-        *_, macro, accuracy = _scores(own.sum(0).reshape(1, k, k))
-        *_, macros, accuracies = _scores(_drawn(own, seed).reshape(-1, k, k))
+        whole, draws = own.sum(0).reshape(1, k, k), _drawn(own, seed).reshape(-1, k, k)
+        *_, macro, accuracy = _scores(whole)
+        macros, accuracies = _macro_draws(whole, draws), _scores(draws)[4]
         n = int(own.sum())
         found.append(
             Domain(str(name), n, _estimate(float(macro[0]), macros, n), _estimate(float(accuracy[0]), accuracies, n))

@@ -113,6 +113,14 @@ def test_intervals_cover_what_they_should_when_prompts_share_their_difficulty() 
     assert naive / 120 < 0.9  # what taking the answers for independent would do
 
 
+def test_classes_of_a_few_cases_do_not_lift_the_interval() -> None:
+    truth = np.zeros(300)
+    truth[:6] = [1, 2, 3, 4, 5, 5]
+    found = evaluation.classification(truth, np.zeros(300), np.arange(300)).macro_f1
+    assert found.estimate == pytest.approx((2 * 294 / 594) / 6, abs=EXACT)
+    assert found.conf_low < found.estimate < found.conf_high < found.estimate + 0.01
+
+
 def test_the_mean_over_columns_is_the_mean_and_leaves_out_columns_of_one_value() -> None:
     one, two, groups = *made(200, 2, seed=4)[:2], made(200, 2, seed=4)[2]
     three, four, _ = made(200, 4, seed=5, right=0.4)
