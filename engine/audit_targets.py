@@ -168,3 +168,33 @@ def vectors_frame(vectors: Sequence[Vector], titles: Mapping[str, str]) -> pd.Da
             for name, v, e in zip(vector.names, vector.values, errors)
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=["who", "value", "title", "estimate", "conf_low", "conf_high", "n"])
+
+
+def cosine_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `targets.table` whose cosine is known, as a chart of estimates reads them."""
+    known = table.dropna(subset=["cosine"])
+    return known.assign(estimate=known["cosine"], conf_low=known["cosine_low"], conf_high=known["cosine_high"])
+
+
+def contributions(found: Sequence[Distance], titles: Mapping[str, str]) -> pd.DataFrame:
+    """Share of every value in the squared distances: a row a value, a column a vector of levels."""
+    columns = {one.title: one.contributions for one in found if one.contributions}
+    frame = pd.DataFrame(columns)
+    frame.insert(0, "value", [titles.get(name, name) for name in frame.index])
+    return frame if columns else pd.DataFrame()
+
+
+def as_matrix(long: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The first `most` vectors of `vectors_frame` as charts.matrix reads them: row, column, value, n."""
+    first = list(dict.fromkeys(long["who"]))[:most]
+    kept = long[long["who"].isin(first)]
+    return kept[["who", "title", "estimate", "n"]].set_axis(["row", "column", "value", "n"], axis=1)
+
+
+def group_table(found: Sequence[Group], target: Target) -> pd.DataFrame:
+    """Distance and cosine of every group to a target, nearest first, with n and how often it was chosen."""
+    table = targets.table([targets.distance(one.vector, target) for one in found])
+    by = "cosine" if target.ranked else "distance"
+    return table.assign(wins=[one.wins for one in found], n=[one.vector.n for one in found]).sort_values(
+        by, ascending=not target.ranked, kind="stable", na_position="last"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -20,7 +21,7 @@ from engine.prevalence import Corrected, Sums
 from engine.settings import home
 from engine.taught import Taught, taught
 
-METHODS = {"confusion": "by its errors on the reference", "prediction": "prediction-powered"}
+METHODS = {"By its errors": "confusion", "Prediction-powered": "prediction"}  # as the page names them
 ASSUMES = {
     "confusion": "It errs on these texts as it does on the reference entries, value by value; those were not picked by "
     "what it says.",
@@ -99,6 +100,29 @@ def _row(name: str, class_name: str | None, found: Corrected, i: int, weight: fl
     return row | {"corrected_p": p, "gold": found.gold, "weight": weight, "why_not": found.reason}
 
 
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A boolean label of the prompt or the dialogue by which pairs can be chosen; `place` is for design_frames.Part."""
+
+    title: str
+    place: tuple[int, int]
+    taxonomy: str
+    labeler: str
+    feature: str
+
+
+def topics(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Topic]:
+    """Topics (classes of many-of features) and booleans about prompt or dialogue, by everyone who labelled them."""
+    found = []
+    for labeler in catalog.labelers(con, dataset_id):
+        for f in catalog.features(con, labeler.taxonomy_id):
+            if f.kind == "boolean" and (":" in f.name or f.scope != "response"):
+                title = f"{f.title} ({labeler.taxonomy} by {labeler.label})"
+                place = (labeler.labeler_id, f.feature_id)
+                found.append(Topic(title, place, labeler.taxonomy, labeler.label, f.name))
+    return found
+
+
 def held_out_of(labeler: catalog.Labeler) -> str | None:
     """The file of a trained classifier's held-out decisions, which stand in for its labels of what it learned from."""
     if labeler.kind != "classifier":
@@ -120,6 +144,35 @@ def learned_from(labeler: catalog.Labeler, reference: catalog.Labeler) -> str:
             return "On entries that this classifier learned from, its held-out decisions count instead of its labels."
         return "This classifier may have learned from the reference entries, and look better there than it is."
     return ""
+
+
+def unseen_split(labeler: catalog.Labeler, reference: catalog.Labeler, splits: Sequence[str]) -> str:
+    """The split whose reference entries the labeler has not learned from, where that is known; else nothing."""
+    return (
+        "test" if labeler.kind == "builtin" and reference.kind == "reading" and {"train", "test"} <= set(splits) else ""
+    )
+
+
+def cautions(labeler: catalog.Labeler, reference: Reference, how: How, found: pd.DataFrame) -> list[str]:
+    """What the corrected figures rest on, in sentences: reference, n, assumption, and what may be wrong with them."""
+    gold = int(found["gold"].max()) if len(found) and found["gold"].notna().any() else 0
+    unit = "pairs labelled on both sides" if how.method == "prediction" else "entries"
+    said = [
+        f"Corrected by the labels of {reference.labeler.name} ({reference.labeler.kind}), taken for the truth, on "
+        f"{gold:,} {unit}. Assumed: {ASSUMES[how.method]}"
+    ]
+    learned = learned_from(labeler, reference.labeler)
+    if learned:
+        said.append(learned)
+    if reference.drawn_otherwise:
+        said.append(
+            f"{reference.drawn_otherwise:,} reference entries came to people by a queue that was no random draw; what "
+            "was picked by the labeler's own word distorts both methods."
+        )
+    without = int(found["why_not"].fillna("").ne("").sum()) if len(found) else 0
+    if without:
+        said.append(f"{without} of {len(found)} items cannot be corrected with these entries; the table says why.")
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,3 +314,14 @@ def lesson_finding(found: Lessons) -> str:
         f"An answer that shows “{top['title']}” has {ratio:.2f} times the odds of being chosen "
         f"[{low:.2f}, {high:.2f}], all else held equal"
     )
+
+
+def lesson_rows(found: Lessons) -> pd.DataFrame:
+    """The table as a chart reads it: every feature as fitted and alone (column `how`), highest first, controls last."""
+    table = found.table.sort_values(["control", "estimate"], ascending=[True, False], kind="stable")
+    table["title"] = table["title"].where(~table["control"], table["title"] + " (held equal)")
+    alone = table[~table["control"]].assign(
+        estimate=lambda t: t["alone"], conf_low=lambda t: t["alone_low"], conf_high=lambda t: t["alone_high"],
+        how="alone",
+    )  # fmt: skip
+    return pd.concat([table.assign(how="all else held equal"), alone], ignore_index=True)

@@ -155,3 +155,96 @@ def finding(rows: list[ProfileRow]) -> str:
     top = max(clear, key=lambda r: abs(r.gap.estimate))
     side = "Chosen" if top.gap.estimate > 0 else "Rejected"
     return f"{side} answers show “{top.title}” more often: {points_text(top.gap)}"
+
+
+def effects(frame: pd.DataFrame) -> dict[str, float]:
+    """Design effect of every feature of a `value_frames.prevalence` frame: the larger side's, over its classes."""
+    sides = [name for name in ("chosen_effect", "rejected_effect") if name in frame.columns]
+    if frame.empty or not sides:
+        return {}
+    larger = frame[sides].fillna(1.0).max(axis=1)
+    return {str(name): float(value) for name, value in larger.groupby(frame["name"]).max().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the page's metrics say; `gold` counts reference entries of a corrected table, else 0."""
+
+    pairs: int
+    clear: int
+    items: int
+    widest: str
+    widest_title: str
+    gold: int
+
+
+def summary(table: pd.DataFrame) -> Summary:
+    """Counts over a profile's table (profile_frame), by its corrected gaps where it has them."""
+    with_gold = "corrected_gap" in table.columns
+    gap, p = ("corrected_gap", "corrected_p_adjusted") if with_gold else ("gap", "p_adjusted")
+    shares = table[table["kind"].isin(SHARES)]
+    known = (shares if len(shares) else table).dropna(subset=[gap])
+    gold = int(table["gold"].max()) if with_gold and table["gold"].notna().any() else 0
+    clear = int((table[p] < 0.05).sum())
+    if known.empty:
+        return Summary(int(table["n"].max()), clear, len(table), "–", "", gold)
+    top = known.loc[known[gap].abs().idxmax()]
+    text = f"{100 * top[gap]:+.1f} pp" if top["kind"] in SHARES else f"{top[gap]:+.2f}"
+    return Summary(int(table["n"].max()), clear, len(table), text, str(top["title"]), gold)
+
+
+def shown_corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that could be corrected, widest corrected gap first, with the corrected figures where a dumbbell looks.
+
+    The raw levels are in chosen_raw and rejected_raw.
+    """
+    known = table[table["corrected_chosen"].notna() & table["corrected_gap"].notna()]
+    known = known.assign(chosen_raw=known["chosen"], rejected_raw=known["rejected"])
+    for side in ("chosen", "rejected", "gap"):
+        for end in ("", "_low", "_high"):
+            known[f"{side}{end}"] = known[f"corrected_{side}{end}"]
+    texts = [
+        f"{100 * gap:+.1f} pp" if kind in SHARES else f"{gap:+.2f}" for gap, kind in zip(known["gap"], known["kind"])
+    ]
+    return known.assign(gap_text=texts).sort_values("gap", key=lambda gap: -gap.abs(), kind="stable")
+
+
+def levels_frame(table: pd.DataFrame, column: str = "chosen") -> pd.DataFrame:
+    """One side's levels as a chart of estimates reads them, highest first."""
+    found = table.assign(
+        estimate=table[column], conf_low=table[f"{column}_low"], conf_high=table[f"{column}_high"]
+    ).dropna(subset=["estimate"])
+    return found.sort_values("estimate", ascending=False, kind="stable")
+
+
+def side_by_side(profiles: dict[str, list[ProfileRow]]) -> pd.DataFrame:
+    """Levels on chosen of several profiles as a chart of estimates reads them, the first profile's highest first.
+
+    Columns: of (the profile), title, kind, estimate, conf_low, conf_high, n.
+    """
+    rows = [
+        {"of": of, "title": r.title, "kind": r.kind, "estimate": r.chosen.estimate, "conf_low": r.chosen.conf_low,
+         "conf_high": r.chosen.conf_high, "n": r.chosen.n}
+        for of, profile_rows in profiles.items()
+        for r in profile_rows
+    ]  # fmt: skip
+    first = {r.title: -r.chosen.estimate for r in next(iter(profiles.values()))}
+    found = pd.DataFrame(rows)
+    return found.assign(rank=found["title"].map(first)).sort_values("rank", kind="stable").drop(columns="rank")
+
+
+def against_prompts(frame: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Answers against their prompts, from `value_frames.against_prompts` of one side, largest difference first.
+
+    Columns: title, kind, side, estimate, conf_low, conf_high, answer, prompt, shown, base, n, p_value.
+    """
+    rows = profile(frame)
+    found = pd.DataFrame(
+        [
+            {"title": r.title, "kind": r.kind, "side": side, "estimate": r.gap.estimate, "conf_low": r.gap.conf_low,
+             "conf_high": r.gap.conf_high, "answer": r.chosen.estimate, "prompt": r.rejected.estimate, "n": r.gap.n,
+             "p_adjusted": r.p_adjusted}
+            for r in rows
+        ]
+    ).assign(shown=frame["shown"].to_numpy(), base=frame["base"].to_numpy())  # fmt: skip
+    return found.sort_values("estimate", key=lambda gap: -gap.abs(), kind="stable")

@@ -85,8 +85,8 @@ def groupings(con: duckdb.DuckDBPyConnection, dataset_id: int, most: int = 200) 
     """
     rows = con.execute(
         """
-        WITH some AS (SELECT extra FROM pairs WHERE dataset_id = ? AND extra IS NOT NULL LIMIT 20000),
-        keys AS (SELECT extra, unnest(json_keys(extra)) AS key FROM some),
+        WITH first AS (SELECT extra FROM pairs WHERE dataset_id = ? AND extra IS NOT NULL LIMIT 20000),
+        keys AS (SELECT extra, unnest(json_keys(extra)) AS key FROM first),
         texts AS (SELECT key, json_extract_string(extra, '$."' || key || '"') AS text,
             json_type(extra, '$."' || key || '"') AS type FROM keys WHERE NOT contains(key, '"'))
         SELECT key, count(DISTINCT text) FROM texts WHERE type = 'VARCHAR' GROUP BY key

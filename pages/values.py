@@ -1,11 +1,93 @@
 """Which values do the chosen and the rejected answers show?"""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
-from engine import catalog, charts, heads, value_frames, values
+from engine import audit_values, charts, heads, value_charts, value_frames, values
+from engine.audit_values import METHODS, How, Topic
+from engine.catalog import Dataset, Labeler
+from engine.design_frames import WHOLE, Part
 from engine.filters import Filter
-from pages import shared
+from pages import shared, value_views
+
+HERE, EVERYWHERE = "of what is shown", "of the whole store"
+
+
+def part_of(data: Dataset) -> tuple[Part, Topic | None]:
+    """The part of the dataset that is looked at: subset, split, topic."""
+    part = shared.part_choice(data)
+    topics = {one.title: one for one in shared.read(audit_values.topics, data.dataset_id)}
+    choice = st.selectbox("Topic", ["all", *topics], key="topic", bind="query-params") if topics else "all"
+    topic = topics.get(choice)
+    return (replace(part, topic=topic.place), topic) if topic else (part, None)
+
+
+def how_to_correct(
+    data: Dataset, labeler: Labeler, found: list[audit_values.Reference], part: Part
+) -> tuple[audit_values.Reference, How]:
+    """Whom to take for the truth, by which method, on which entries."""
+    names = {f"{one.labeler.name} ({one.anywhere:,} shared entries)": one for one in found}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        reference = names[st.selectbox("Taken for the truth", list(names), key="reference", bind="query-params")]
+        name = st.segmented_control(
+            "Method", list(METHODS), default=next(iter(METHODS)), key="method", bind="query-params", required=True,
+            help="By its errors: the labeler's confusion with the reference is taken out of its counts; reference "
+            "entries may come from other data. Prediction-powered: the reference entries' own mean, sharpened by the "
+            "labeler; they must be a random sample of this dataset.",
+        )  # fmt: skip
+        method = METHODS[name or "By its errors"]
+        splits = shared.read(value_frames.splits, data.dataset_id)
+        scopes = [HERE, *(f"split {name}" for name in splits if len(splits) > 1 and name)]
+        if method == "confusion":
+            scopes.append(EVERYWHERE)
+        unseen = audit_values.unseen_split(labeler, reference.labeler, splits)
+        default = f"split {unseen}" if unseen else HERE if reference.here else scopes[-1]
+        key = "gold" if method == "confusion" else "sample"
+        scope = st.selectbox("Reference entries", scopes, index=scopes.index(default), key=key, bind="query-params")
+        by_side = method == "confusion" and scope != EVERYWHERE and data.kind == "pairs" and st.toggle(
+            "Errors by side", value=False, key="by_side", bind="query-params",
+            help="Let the labeler err differently on chosen and on rejected answers. Needs more reference entries.",
+        )  # fmt: skip
+    gold = None if scope == EVERYWHERE else part if scope == HERE else Part(split=scope.removeprefix("split "))
+    return reference, How(method, gold, bool(by_side))
+
+
+def profile_chart(part: pd.DataFrame, unit: str, corrected: bool, title: str) -> None:
+    """The dumbbell of shares or of means, sorted by gap."""
+    part = part[(part["chosen"] != 0) | (part["rejected"] != 0)]
+    if part.empty:
+        return
+    st.subheader(shared.escape(title), anchor=False)
+    if unit == "mean" and (part["kind"] == "numeric").any():
+        st.caption("These features have units of their own (words, counts, scores), so they stand in the table only.")
+        return
+    drawn = part.reindex(part["gap"].abs().sort_values(ascending=False).index)
+    if corrected:
+        drawn = values.shown_corrected(part)
+        if drawn.empty:
+            return
+    shown = drawn.head(40)
+    guide = (
+        "Each row: chosen (blue) against rejected (vermilion) with 95% intervals; at the right the gap, chosen minus "
+        f"rejected, over the same pairs. {len(shown)} of {len(drawn)} rows that occur at all."
+    )
+    if corrected:
+        guide = (
+            "Filled: corrected for the labeler's errors, with 95% intervals that hold the uncertainty of those errors "
+            "too; hollow: as the labeler says. At the right the corrected gap. What cannot be corrected stands in the "
+            "table, with the reason."
+        )
+    shared.chart(
+        value_charts.corrected_dumbbell(shown, unit) if corrected else charts.dumbbell(shown, unit),
+        f"{'Corrected prevalence' if corrected else 'Prevalence'} on chosen against rejected, {len(shown)} features, "
+        "sorted by gap.",
+        guide,
+        part if corrected else drawn,
+        f"values-{unit.split()[0]}",
+    )
+
 
 st.title("Values")
 data = shared.dataset()
@@ -18,23 +100,17 @@ taxonomy = shared.taxonomy_of(labeler)
 shared.provenance(data, f"{labeler.taxonomy} by {labeler.label}", f"{labeler.n_entries:,} entries labelled")
 shared.draft_warning(labeler)
 
-left, right = st.columns([2, 1], vertical_alignment="bottom")
-subset_names = shared.read(value_frames.subsets, data.dataset_id)
-subset = None
-if len(subset_names) > 1:
-    choice = left.selectbox("Subset", ["all", *subset_names], key="subset", bind="query-params")
-    subset = None if choice == "all" else choice
-correction = right.segmented_control(
-    "Correction for many tests",
-    ["holm", "fdr_bh"],
-    default="holm",
-    key="correction",
-    bind="query-params",
-    format_func=lambda name: {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}[name],
-)
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    part, topic = part_of(data)
+    correction = shared.correction_choice()
+here = [*shared.part_filters(part), *([value_views.topic_filter(topic)] if topic else [])]
 
-frame = shared.read(value_frames.prevalence, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id, subset)
+frame = shared.read(value_frames.prevalence, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id, part)
 paired = data.kind == "pairs" and not frame.empty
+both_sides = not frame.empty
+if frame.empty and part != WHOLE:
+    st.info("Nothing here is labelled. Choose another part of the dataset.")
+    st.stop()
 if frame.empty:
     frame = shared.read(value_frames.one_side, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id)
     frame = frame.assign(
@@ -42,65 +118,53 @@ if frame.empty:
     )
     if data.kind == "pairs":
         st.info("This labeler has seen no pair on both sides, so levels are over its single entries, without a gap.")
-rows = values.profile(frame, correction or "holm")
+rows = values.profile(frame, correction)
 table = values.profile_frame(rows)
+
+references = shared.read(audit_values.references, data.dataset_id, labeler) if both_sides else []
+levels = "raw"
+if references:
+    levels = st.segmented_control(
+        "Levels", ["raw", "corrected"], default="raw", key="levels", bind="query-params", required=True,
+        help="Raw: as the labeler says. Corrected: with its errors, as a reference shows them, taken out.",
+    )  # fmt: skip
+if levels == "corrected":
+    reference, how = how_to_correct(data, labeler, references, part)
+    effects = tuple(values.effects(frame).items())
+    found = shared.read(
+        audit_values.corrected, data.dataset_id, labeler, reference.labeler, how, part, correction, effects
+    )
+    table = audit_values.beside(table, found)
+    for sentence in audit_values.cautions(labeler, reference, how, found):
+        st.caption(f":material/rule: {shared.escape(sentence)}")
 shares = table[table["kind"].isin(values.SHARES)]
 means = table[~table["kind"].isin(values.SHARES)]
 
 if paired:
-    clear = int((table["p_adjusted"] < 0.05).sum())
-    strongest = table.loc[table["gap"].abs().idxmax()] if len(shares) == 0 else shares.loc[shares["gap"].abs().idxmax()]
+    summary = values.summary(table)
     with st.container(horizontal=True):
-        st.metric("Pairs labelled on both sides", f"{int(table['n'].max()):,}", border=True)
-        st.metric("Clear gaps (corrected p < 0.05)", f"{clear} of {len(table)}", border=True)
-        st.metric("Widest gap", strongest["gap_text"], help=shared.escape(str(strongest["title"])), border=True)
-
-    for part, unit in ((shares, "share of entries"), (means, "mean")):
-        part = part[(part["chosen"] != 0) | (part["rejected"] != 0)]
-        if part.empty:
-            continue
-        drawn = part.reindex(part["gap"].abs().sort_values(ascending=False).index)
-        st.subheader(
-            shared.escape(values.finding([r for r in rows if (r.kind in values.SHARES) == (part is not means)]))
-            if unit != "mean"
-            else "Means of graded features",
-            anchor=False,
-        )
-        numeric = unit == "mean" and (drawn["kind"] == "numeric").any()
-        if numeric:
-            st.caption(
-                "These features have units of their own (words, counts, scores), so they stand in the table only."
-            )
-        else:
-            shown = drawn.head(40)
-            shared.chart(
-                charts.dumbbell(shown, unit),
-                f"Prevalence on chosen against rejected, {len(shown)} features, sorted by gap.",
-                "Each row: chosen (blue) against rejected (vermilion) with 95% intervals; at the right the gap, "
-                f"chosen minus rejected, over the same pairs. {len(shown)} of {len(drawn)} rows that occur at all.",
-                drawn,
-                f"values-{unit.split()[0]}",
-            )
-    if labeler.taxonomy == "schwartz":
-        circle = table.set_index("feature")[["title", "chosen", "rejected"]].reset_index()
-        shared.chart(
-            charts.circumplex(circle),
-            "Schwartz's ten values as spokes in circumplex order.",
-            "Spokes in circumplex order: neighbours agree, opposites conflict. Outside the dashed ring a value is "
-            "supported on average, inside it is gone against.",
-            circle,
-            "circumplex",
-        )
+        st.metric("Pairs labelled on both sides", f"{summary.pairs:,}", border=True)
+        st.metric("Clear gaps (corrected p < 0.05)", f"{summary.clear} of {summary.items}", border=True)
+        st.metric("Widest gap", summary.widest, help=shared.escape(summary.widest_title), border=True)
+        if levels == "corrected":
+            st.metric("Reference entries", f"{summary.gold:,}", border=True)
+    sentence = values.corrected_finding(table) if levels == "corrected" else values.finding(rows)
+    profile_chart(shares, "share of entries", levels == "corrected", sentence)
+    over_means = values.corrected_finding(means) if levels == "corrected" else "Means of graded features"
+    profile_chart(means, "mean", levels == "corrected", over_means)
 else:
-    shown = table.sort_values("chosen", ascending=False)
-    bars = shown.assign(estimate=shown["chosen"], conf_low=shown["chosen_low"], conf_high=shown["chosen_high"])
+    column = "corrected_chosen" if levels == "corrected" else "chosen"
+    bars = values.levels_frame(table, column)
+    draw = charts.shares if len(means) == 0 else charts.forest
     shared.chart(
-        charts.forest(bars.head(40), "level over entries"),
+        draw(bars.head(40), "level over entries"),
         "Level of each feature with 95% interval.",
-        "Share of entries (or mean, for graded features) with its 95% interval.",
+        "Share of entries (or mean, for graded features) with its 95% interval"
+        + (", corrected for the labeler's errors." if levels == "corrected" else "."),
         bars,
         "levels",
     )
+value_views.circle(data, labeler, part)
 
 st.subheader("Table", anchor=False)
 quality = heads.quality(labeler.taxonomy) if labeler.name == "builtin" else {}
@@ -121,7 +185,7 @@ event = st.dataframe(
     column_config={
         name: st.column_config.NumberColumn(format="%.3f")
         for name in listed.columns
-        if listed[name].dtype == float and name != "n"
+        if listed[name].dtype == float and name not in ("n", "gold")
     },
 )
 picked = event.selection.rows
@@ -133,78 +197,11 @@ if picked:
         value = row.class_name or "1"
         if row.kind != "numeric":
             for side in ("chosen", "rejected") if data.kind == "pairs" else ("chosen",):
-                shared.pairs_link(f"{side} shows it", [Filter.of("label", **base, side=side, value=value)])
+                shared.pairs_link(f"{side} shows it", [*here, Filter.of("label", **base, side=side, value=value)])
         if data.kind == "pairs":
-            shared.pairs_link("higher in chosen", [Filter.of("gap", **base, value="more")])
-            shared.pairs_link("higher in rejected", [Filter.of("gap", **base, value="less")])
+            shared.pairs_link("higher in chosen", [*here, Filter.of("gap", **base, value="more")])
+            shared.pairs_link("higher in rejected", [*here, Filter.of("gap", **base, value="less")])
 else:
     st.caption("Select a row to reach its pairs.")
 
-st.subheader("More views", anchor=False)
-compare, together, by_subset = st.tabs(
-    ["Compare with", "What occurs together", "By subset"], on_change="rerun", key="more", bind="query-params"
-)
-if compare.open:
-    with compare:
-        others = {}
-        for other in shared.read(catalog.datasets):
-            for found in shared.read(catalog.labelers, other.dataset_id):
-                same = (other.dataset_id, found.labeler_id) == (data.dataset_id, labeler.labeler_id)
-                if found.taxonomy == labeler.taxonomy and not same:
-                    others[f"{other.name}, by {found.label}"] = (other, found)
-        if not others:
-            st.info("No other dataset or labeler has labels of this taxonomy. Label another dataset to compare.")
-        else:
-            name = st.selectbox("Other dataset or labeler", list(others), key="against", bind="query-params")
-            other, found = others[name]
-            theirs = shared.read(value_frames.prevalence, other.dataset_id, found.labeler_id, found.taxonomy_id, None)
-            if theirs.empty:
-                st.info("That labeler has seen no pair on both sides.")
-            else:
-                difference = values.compare(rows, values.profile(theirs))
-                difference = difference[difference["kind"] != "numeric"]
-                order = difference["estimate"].abs().sort_values(ascending=False).index
-                shared.chart(
-                    charts.forest(difference.reindex(order).head(40), "difference in level on chosen answers"),
-                    "Difference of levels between the two, with 95% intervals.",
-                    f"Level on chosen here minus there ({name}); grey where the interval crosses zero. The two are "
-                    "treated as independent samples, which is too wide an interval where they share texts.",
-                    difference,
-                    "comparison",
-                )
-if together.open:
-    with together:
-        crossed = shared.read(value_frames.cooccurrence, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id)
-        crossed = crossed.dropna(subset=["phi"])
-        if crossed.empty:
-            st.info("Too few labels to correlate.")
-        else:
-            square = crossed.rename(columns={"a": "row", "b": "column", "phi": "value"})
-            shared.chart(
-                charts.matrix(square, "φ"),
-                "Correlation of every two features over entries.",
-                "Correlation (φ for booleans) over all labelled entries, both sides together.",
-                crossed,
-                "together",
-            )
-if by_subset.open:
-    with by_subset:
-        parts = []
-        for one in subset_names[:12]:
-            part = shared.read(value_frames.prevalence, data.dataset_id, labeler.labeler_id, labeler.taxonomy_id, one)
-            if not part.empty:
-                parts.append(values.profile_frame(values.profile(part)).assign(subset=one or "(none)"))
-        if len(parts) < 2:
-            st.info("This dataset has one subset only.")
-        else:
-            both = pd.concat(parts)
-            st.dataframe(
-                both[["subset", "title", "n", "chosen", "rejected", "gap", "gap_low", "gap_high", "p_adjusted"]],
-                hide_index=True,
-                alt="Levels and gaps by subset",
-                column_config={
-                    c: st.column_config.NumberColumn(format="%.3f")
-                    for c in ("chosen", "rejected", "gap", "gap_low", "gap_high", "p_adjusted")
-                },
-            )
-            shared.download(both, "values-by-subset")
+value_views.more(data, labeler, part, correction, rows, here)
