@@ -18,10 +18,21 @@ STARTS = {"Write it": taxonomy_editor.written, "From a file": taxonomy_editor.up
           "Draft by a language model": taxonomy_editor.drafted}  # fmt: skip
 
 shared.store()
-if "taxonomies-next" in st.session_state:  # set by a save: before the widgets, so that they follow
-    st.session_state["taxonomy"], note = st.session_state.pop("taxonomies-next")
-    st.session_state["view"], st.session_state["taxonomies-jump"] = "Read", True
-    st.session_state["taxonomies-note"] = note
+
+
+def jump(view: str, name: str | None = None) -> None:
+    """To another view, and another taxonomy: before the widgets, so that they and the address follow."""
+    st.session_state["view"], st.session_state["taxonomies-jump"] = view, True
+    if name:
+        there = "taxonomy" in st.session_state
+        st.session_state["taxonomy"] = name
+        if not there:  # the address follows a widget that is there; one that is yet to come does not tell it
+            st.query_params["taxonomy"] = name
+
+
+if "taxonomies-next" in st.session_state:  # set by a save
+    saved_name, st.session_state["taxonomies-note"] = st.session_state.pop("taxonomies-next")
+    jump("Read", saved_name)
 
 st.title("Taxonomies")
 known, complaints = taxonomy.available()
@@ -30,13 +41,6 @@ st.caption(f"{len(known)} taxonomies, {len(own)} of your own. A taxonomy says wh
            "remember which version of it they were made by.")  # fmt: skip
 for complaint in complaints:
     st.warning(shared.escape(complaint), icon=":material/error:")
-
-
-def go(view: str, name: str | None = None) -> None:
-    """To another view, as a callback."""
-    st.session_state["view"], st.session_state["taxonomies-jump"] = view, True
-    if name:
-        st.session_state["taxonomy"] = name
 
 
 def features_text(n: int) -> str:
@@ -90,7 +94,9 @@ def list_view() -> None:
         name = rows[event.selection.rows[0]]["name"]
         with st.container(horizontal=True):
             for view, icon in (("Read", "menu_book"), ("Versions", "history"), ("Edit", "edit")):
-                st.button(f"{view} {name}", icon=f":material/{icon}:", on_click=go, args=(view, name), key=f"go-{view}")
+                st.button(
+                    f"{view} {name}", icon=f":material/{icon}:", on_click=jump, args=(view, name), key=f"go-{view}"
+                )
     else:
         st.caption("Choose a row to read or change it.")
     if gone := sorted({v.name for v in stored} - set(known)):
@@ -105,7 +111,7 @@ def read_view(one: Taxonomy) -> None:
     if one.source:
         st.caption(f":material/menu_book: {shared.escape(one.source)}")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Change it" if one.name in own else "Copy and change", icon=":material/edit:", on_click=go,
+        st.button("Change it" if one.name in own else "Copy and change", icon=":material/edit:", on_click=jump,
                   args=("Edit",))  # fmt: skip
         st.download_button("YAML", one.text, f"{one.name}.yaml", "application/yaml", icon=":material/download:")
         if one.name in own:
