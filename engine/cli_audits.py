@@ -36,12 +36,14 @@ def labeler(made: argparse.ArgumentParser, required: bool = False) -> None:
     made.add_argument("--taxonomy", required=required, help="seal, value_imprint, ...")
 
 
-def _part(made: argparse.ArgumentParser) -> None:
+def part(made: argparse.ArgumentParser) -> None:
+    """The arguments --subset and --split."""
     made.add_argument("--subset", help="only pairs of this subset")
     made.add_argument("--split", help="only pairs of this split")
 
 
-def _correction(made: argparse.ArgumentParser) -> None:
+def correction(made: argparse.ArgumentParser) -> None:
+    """The argument --correction."""
     made.add_argument("--correction", choices=CORRECTIONS, default="holm", help="for many tests: holm or fdr_bh")
 
 
@@ -58,8 +60,8 @@ def audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     labeler(made, required=True)
     made.add_argument("--mode", choices=("within", "pooled"), default="within",
                       help="within pairs, clustered by prompt; or pooled, as SEAL's authors ran it")  # fmt: skip
-    _part(made)
-    _correction(made)
+    part(made)
+    correction(made)
     made.add_argument("--dummies", action="store_true", help="levels of ternary features instead of a line")
     made.add_argument(
         "--standardised", action="store_true", help="in SDs of the model's margin, so that models compare"
@@ -74,7 +76,7 @@ def audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--after", required=True, metavar="MODEL")
     labeler(made)
     made.add_argument("--order", default="", help="target features, the deciding one first: harmless,helpful")
-    _part(made)
+    part(made)
 
     made = command(
         "slices", audit("model", "labeler", "taxonomy", "minimum", "correction", "subset", "split"),
@@ -83,9 +85,9 @@ def audits(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("dataset")
     made.add_argument("--model", required=True)
     labeler(made)
-    _part(made)
+    part(made)
     made.add_argument("--minimum", type=positive, default=50, help="least number of pairs in a slice")
-    _correction(made)
+    correction(made)
 
     made = command(
         "suspects", audit("models", "labeler", "taxonomy", "most"), "Pairs that models and labeler contradict.",

@@ -1,4 +1,4 @@
-"""The commands about people's labels and classifiers: queue, queues, gold, check, train, classifiers."""
+"""The commands about values and their judges: profiles, people's queues, classifiers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from engine.cli_audits import positive
+from engine.audit_values import METHODS
+from engine.cli_audits import audit, correction, labeler, part, positive
 from engine.client import Client
 
 Run = Callable[[Client, argparse.Namespace], dict[str, Any]]
@@ -16,7 +17,7 @@ Options = Callable[[list[str]], dict[str, Any]]
 def values(
     command: Callable[..., argparse.ArgumentParser], options: Options, run_job: Callable[[Client, str], dict[str, Any]]
 ) -> None:
-    """The commands about people's labels and classifiers. `options` reads KEY=VALUE, `run_job` waits for a job."""
+    """The commands about values and their judges. `options` reads KEY=VALUE, `run_job` waits for a job."""
 
     def queue(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         return client.call(
@@ -25,7 +26,10 @@ def values(
         )  # fmt: skip
 
     def queues(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-        return client.call("queue_list", dataset=args.dataset)
+        return client.call("queues", dataset=args.dataset)
+
+    def people(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+        return client.call("queue_agreement", queue=args.queue, everything=args.everything)
 
     def gold(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         return client.call("adjudicate", queue=args.queue, by=args.by, unanimous=args.unanimous)
@@ -47,6 +51,34 @@ def values(
             return client.call("classifier_delete", name=args.delete)
         return client.call("classifiers")
 
+    made = command("profile", audit("labeler", "taxonomy", "reference", "method", "gold_split", "subset", "split",
+                                    "correction"),
+                   "Values on chosen and rejected answers, raw and corrected for a labeler's errors.",
+                   "profile hh --labeler builtin --taxonomy schwartz --reference reading")  # fmt: skip
+    made.add_argument("dataset")
+    labeler(made, required=True)
+    made.add_argument("--reference", metavar="LABELER", help="whose labels are taken for the truth: gold, reading, ...")
+    made.add_argument("--method", choices=tuple(METHODS.values()), default="confusion", help="see the Values page")
+    made.add_argument("--gold-split", help="only reference labels of this split")
+    part(made)
+    correction(made)
+
+    made = command("taught", audit("labeler", "taxonomy", "subset", "split", "correction"),
+                   "What values a preference teaches: log-odds of being chosen, all else held equal.",
+                   "taught hh --labeler builtin --taxonomy value_imprint")  # fmt: skip
+    made.add_argument("dataset")
+    labeler(made, required=True)
+    part(made)
+    correction(made)
+
+    made = command("distances", audit("labeler", "taxonomy", "target", "subset", "split"),
+                   "How far a dataset and its reward models are from a target of values.",
+                   "distances hh --labeler builtin --taxonomy schwartz --target self_transcendence")  # fmt: skip
+    made.add_argument("dataset")
+    labeler(made, required=True)
+    made.add_argument("--target", required=True, help="a target's name (targets/*.yaml) or a YAML file")
+    part(made)
+
     made = command("queue", queue, "Draw entries for people to label, or predictions for people to check.",
                    "queue hh first-200 --taxonomy value_imprint --n 200 --overlap 2")  # fmt: skip
     made.add_argument("dataset")
@@ -63,6 +95,10 @@ def values(
 
     made = command("queues", queues, "Queues, how far they are, and by whom.", "queues hh")
     made.add_argument("dataset", nargs="?")
+
+    made = command("people", people, "How far the annotators of a queue agree.", "people first-200")
+    made.add_argument("queue")
+    made.add_argument("--everything", action="store_true", help="all queues of its taxonomy on its dataset")
 
     made = command("gold", gold, "What annotators differ on; take in what they agree on.",
                    "gold first-200 --by ana --unanimous")  # fmt: skip

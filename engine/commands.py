@@ -30,6 +30,7 @@ from engine import (
     taxonomy,
     taxonomy_commands,
     training_commands,
+    value_reports,
 )
 from engine.records import SignetError
 from engine.store import FLAGS, REVIEWS, Store, ensure_labeler, ensure_model, ensure_taxonomy
@@ -274,6 +275,9 @@ OPERATIONS: dict[str, Callable[..., Result]] = {
     "robustness": _reading(audit_reports.robustness),
     "agreement": _reading(audit_reports.agreement),
     "sample": _reading(audit_reports.sample),
+    "profile": _reading(value_reports.profile),
+    "taught": _reading(value_reports.taught),
+    "distances": _reading(value_reports.distances),
     **annotate_commands.OPERATIONS,
     **derived.OPERATIONS,
     **taxonomy_commands.OPERATIONS,

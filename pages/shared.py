@@ -31,18 +31,31 @@ PAGES: dict[str, tuple[str, str, str]] = {
     "Labelers": ("labelers.py", "smart_toy", "Which language model labels or rewords, at what cost, and how reliably?"),
     "Annotate": ("annotate.py", "edit_note", "Label entries together, decide where people differ, check predictions."),
     "Taxonomies": ("taxonomies.py", "category", "What can answers be judged by? Read, write and compare taxonomies."),
+    "Classifiers": (
+        "classifiers.py",
+        "model_training",
+        "How good is a classifier of our own values, and what would help it?",
+    ),
     "Pairs": ("pairs.py", "compare_arrows", "Search, filter and read the single pairs behind every number."),
     "Jobs": ("jobs.py", "progress_activity", "What is running, how long it takes, and what went wrong."),
 }
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Data": ("Datasets", "Pairs", "Jobs"),
+    "Audit": ("Values", "Reward models", "Imprint", "Alignment", "Robustness"),
+    "Judges": ("Labelers", "Annotate", "Classifiers", "Taxonomies"),
+}
 
 
-def pages() -> list[Any]:
-    """The navigation, Datasets first."""
+def pages() -> dict[str, list[Any]]:
+    """The navigation by section; Datasets comes first on a bare address."""
     folder = Path(__file__).parent
-    return [
-        st.Page(folder / file, title=title, icon=f":material/{icon}:", help=question, default=title == "Datasets")
-        for title, (file, icon, question) in PAGES.items()
-    ]
+    return {
+        section: [
+            st.Page(folder / file, title=title, icon=f":material/{icon}:", help=question, default=title == "Datasets")
+            for title, (file, icon, question) in ((title, PAGES[title]) for title in titles)
+        ]
+        for section, titles in SECTIONS.items()
+    }
 
 
 def page_path(title: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,27 @@ def test_evaluate_without_a_classifier_offers_to_train_one(app: Any) -> None:
     assert "No classifier has been trained yet" in text_of(app("classifiers", view="Evaluate"))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the bundled audit with a classifier that learned from its readings in two folds."""
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGNET_HOME", str(home))
+        with Client(home) as client:
+            client.call("demo")
+            asked = {
+                "name": "quick",
+                "taxonomy_name": "value_imprint",
+                "teachers": ["reading"],
+                "options": {"folds": 2},
+            }
+            wait_for(client, client.call("train", **asked)["job"])
+    return home
+
+
 @pytest.mark.parametrize("more", ["Confusion", "Calibration", "More labels", "Abstaining", "Domains", "Errors"])
-def test_every_view_of_a_classifier(app: Any, trained_home: Path, more: str) -> None:
+def test_every_view_of_a_classifier(app: Any, home: Path, trained: Path, more: str) -> None:
+    shutil.copytree(trained, home, dirs_exist_ok=True)
     page = app("classifiers", view="Evaluate", classifier="quick", more=more)
     assert {m.label for m in page.metric} >= {"Held-out macro-F1", "Always the commonest", "By its words alone"}
     assert any(b.label.startswith("Label") for b in page.button)
@@ -40,13 +60,3 @@ def test_every_view_of_a_classifier(app: Any, trained_home: Path, more: str) -> 
         wrong = page.dataframe[1].value
         assert {"said", "truth", "confidence", "response", "pair_id"} <= set(wrong.columns) and len(wrong)
         assert (wrong["said"] != wrong["truth"]).all()
-
-
-@pytest.fixture
-def trained_home(app: Any, home: Path) -> Path:
-    """The bundled audit with a classifier that learned from its readings in two folds."""
-    app("datasets")
-    with Client(home) as client:
-        asked = {"name": "quick", "taxonomy_name": "value_imprint", "teachers": ["reading"], "options": {"folds": 2}}
-        wait_for(client, client.call("train", **asked)["job"])
-    return home

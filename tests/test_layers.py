@@ -38,6 +38,7 @@ LAYERS = [
     ["correction_frames"],
     ["audit_agreement", "audit_imprint", "audit_alignment", "audit_robustness"],
     ["audit_reports"],
+    ["value_reports"],
     ["queues"],
     ["annotations"],
     ["gold", "human_check", "audit_people"],
