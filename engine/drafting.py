@@ -23,7 +23,7 @@ KINDS = {"choice": "exactly one part holds of an answer", "boolean": "any number
          "signed": "an answer supports a part, opposes it, or neither"}  # fmt: skip
 LONGEST = {"title": 120, "description": 4_000, "sources": 40_000, "entries": 40_000}
 LEAST_PARTS, MOST_PARTS = 2, 30
-TOKENS_A_PART = 190  # of an answer: a definition and two examples, measured on drafts in English
+TOKENS_A_PART = 190  # of an answer: a definition and two examples; an estimate
 OPTIONS = ("base_url", "temperature", "max_tokens")
 
 

@@ -169,23 +169,28 @@ class Trainer:
             from engine import frozen
 
             inputs = frozen.inputs(examples)
-
-            def fold_logits(some: list[Split], **more: Any) -> np.ndarray:
-                return frozen.out_of_fold(examples, outputs, params | more, some, seed, inputs)
-
-            # A point of the curve is many fits: their strength is not searched for each time.
-            quick = partial(fold_logits, strength=frozen.STRENGTHS[1])
+            held = partial(frozen.out_of_fold, examples, outputs, params, seed=seed, rows=inputs)
         else:
             from engine import finetuning
 
-            def fold_logits(some: list[Split]) -> np.ndarray:
-                return finetuning.out_of_fold(examples, outputs, params, some, seed, self._say, self._folder)
-
+            held = partial(
+                finetuning.out_of_fold, examples, outputs, params, seed=seed, say=self._say, folder=self._folder
+            )
         self._say(step="held-out part")
-        logits = fold_logits(parts)
+        logits = held(splits=parts)
         frame = with_baselines(examples, judged(examples, outputs, logits, parts), parts)
         figures = {name: score(frame, name) for name in ("value", "majority", "keywords")}
-        points = curve(examples, outputs, quick, seed, self._say) if model in FROZEN else []
+        points: list[dict[str, float]] = []
+        if model in FROZEN:  # a point is many fits: their strength is not searched for each time
+            quick = partial(
+                frozen.out_of_fold,
+                examples,
+                outputs,
+                params | {"strength": frozen.STRENGTHS[1]},
+                seed=seed,
+                rows=inputs,
+            )
+            points = curve(examples, outputs, lambda some: quick(splits=some), seed, self._say)
         self._say(step="the model that is kept")
         rows = np.sort(np.concatenate([out for _, out in parts]))
         tuning = decisions.tune(

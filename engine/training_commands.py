@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from engine import catalog, classifiers, example_frames, jobs, taxonomy, training
@@ -66,4 +67,4 @@ def remove(store: Store, name: str) -> Result:
     return {"deleted": name}
 
 
-OPERATIONS = {"train": train, "classifiers": listed, "classifier_delete": remove}
+OPERATIONS: dict[str, Callable[..., Result]] = {"train": train, "classifiers": listed, "classifier_delete": remove}
