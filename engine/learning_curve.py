@@ -14,6 +14,7 @@ from engine.intervals import Estimate
 Floats = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.1, 2.0, 40)  # of the power law, tried one by one
 DRAWS = 1000
+SAME = 1.1  # draws of whole prompts differ a little in size
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,26 @@ def _power_law(sizes: Floats, scores: Floats, weights: Floats) -> tuple[Floats, 
     return found[0], found[1], found[2]
 
 
+def _sizes(numbers: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Sizes of learning sets, and which each number belongs to: those within SAME of the smallest are one size."""
+    order, place, start, count = np.argsort(numbers, kind="stable"), np.zeros(len(numbers), np.int64), 0.0, -1
+    for i in order:
+        if count < 0 or numbers[i] > start * SAME:
+            start, count = float(numbers[i]), count + 1
+        place[i] = count
+    return np.bincount(place, numbers) / np.maximum(np.bincount(place), 1), place
+
+
 def forecast(points: Sequence[Point], more: int = 200, seed: int = 0) -> Forecast:
     """An inverse power law through a learning curve (Figueroa et al. 2012; Viering and Loog 2023), and what `more`
     entries beyond the largest size would bring.
 
     The interval is a parametric bootstrap: scores are drawn around the curve with the spread that repeats of a size
     show and, if larger, that of the sizes' means around the curve. It speaks of the draw of entries, not of another
-    test set. The gain of a curve that does not rise is 0. NaN with fewer than four sizes, or no score that differs in
-    size.
+    test set. The gain of a curve that does not rise is 0; NaN with fewer than four sizes.
     """
     usable = [point for point in points if math.isfinite(point.score) and point.n > 0]
-    sizes, place = np.unique([point.n for point in usable], return_inverse=True)
+    sizes, place = _sizes(np.array([point.n for point in usable], float))
     nothing = Estimate(math.nan, math.nan, math.nan, len(usable))
     if len(sizes) < 4:
         return Forecast(math.nan, math.nan, math.nan, more, nothing)
@@ -97,5 +107,5 @@ def forecast(points: Sequence[Point], more: int = 200, seed: int = 0) -> Forecas
     now, then = sizes[-1], sizes[-1] + more
     gains = spans * (now**-rates - then**-rates)
     low, high = np.percentile(gains, [2.5, 97.5])
-    gain = Estimate(fitted.at(then) - fitted.at(now), float(low), float(high), len(usable))
+    gain = Estimate(float(fitted.at(then) - fitted.at(now)), float(low), float(high), len(usable))
     return Forecast(ceiling, span, rate, more, gain)

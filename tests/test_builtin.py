@@ -184,7 +184,7 @@ def test_unknown_names_are_told_what_there_is() -> None:
     own = taxonomy.parse("name: mine\nfeatures:\n  - {name: a, definition: d}\n", "mine.yaml")
     with pytest.raises(SignetError, match="schwartz, seal, value_imprint"):
         labelers.resolve("builtin", own)
-    with pytest.raises(SignetError, match="builtin, surface, openai:MODEL"):
+    with pytest.raises(SignetError, match="builtin, surface, classifier:NAME, openai:MODEL"):
         labelers.resolve("nonesuch", taxonomy.load("seal"))
     with pytest.raises(SignetError, match="builtin-pre and builtin-post"):
         heads.reward_model("builtin-mid")

@@ -275,6 +275,8 @@ def test_a_flat_curve_gains_nothing_and_a_short_one_says_nothing() -> None:
     for points in ([], [Point(50, 0.5)], [Point(n, n / 1000) for n in (50, 100, 200)] * 3):
         found = learning_curve.forecast(points)
         assert math.isnan(found.gain.estimate) and math.isnan(found.gain.conf_low)
+    near = learning_curve.forecast([Point(n, n / 1000) for n in (50, 51, 100, 103, 200, 205.5)])
+    assert math.isnan(near.gain.estimate)  # three sizes, drawn twice
     nan = learning_curve.forecast([Point(n, math.nan) for n in (50, 100, 200, 400)])
     assert math.isnan(nan.gain.estimate)
 
