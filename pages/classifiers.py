@@ -45,8 +45,7 @@ def train() -> None:
             st.page_link(shared.page_path("Labelers"), label="Let a language model label", icon=":material/smart_toy:")
         return
     left, right = st.columns(2)
-    title = left.selectbox("Taxonomy", list(versions), key="taxonomy", bind="query-params",
-                           format_func=lambda name: shared.escape(versions[name][1]))  # fmt: skip
+    title = left.selectbox("Taxonomy", list(versions), key="taxonomy", bind="query-params")
     taxonomy_id = versions[title][0]
     found: list[example_frames.Teacher] = shared.read(example_frames.teachers, taxonomy_id)
     counts = {one.name: one for one in found}
