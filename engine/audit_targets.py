@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from engine import audit_imprint, audit_values, catalog, targets, vector_frames
+from engine import audit_imprint, audit_values, catalog, label_arrays, targets, vector_frames
 from engine.design_frames import WHOLE, Part
 from engine.intervals import Z95
 from engine.targets import Distance, Target, Vector
@@ -66,14 +66,17 @@ def side_vectors(
 ) -> SideVectors | None:
     """Mean vectors of chosen and rejected answers over the signed values, clustered by prompt; None without labels."""
     axes = vector_frames.signed_features(con, labeler.taxonomy_id)
-    if not axes:
+    of = label_arrays.pairs(con, dataset_id, part)
+    if not axes or not of.n:
         return None
-    frame = vector_frames.vector_sums(con, dataset_id, labeler.labeler_id, axes, part)
-    if frame.empty:
+    given = label_arrays.labels(con, labeler.labeler_id, axes, of)
+    values = [label_arrays.sides(of, given, axis) for axis in axes]
+    rows = np.column_stack([*(c for c, _ in values), *(r for _, r in values if r is not None)])
+    here = np.isfinite(rows).all(axis=1)
+    if not here.any():
         return None
-    names = [f.name for f in axes]
-    sides = 2 if f"s{2 * len(axes) - 1}" in frame.columns else 1
-    return SideVectors(_of_row(frame.iloc[0], "both", names * sides), len(axes))
+    names = [f.name for f in axes] * (rows.shape[1] // len(axes))
+    return SideVectors(Vector.of_rows("both", names, rows[here], of.prompt[here]), len(axes))
 
 
 @dataclass(frozen=True, slots=True)

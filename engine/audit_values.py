@@ -3,7 +3,6 @@ and what a preference teaches."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from engine import catalog, classifiers, columns, correction_frames, design_frames, prevalence
+from engine import catalog, classifiers, columns, correction_frames, design_frames, label_arrays, prevalence
 from engine.design import Array, Column
 from engine.design_frames import WHOLE, Part
 from engine.intervals import Z95, correct
-from engine.prevalence import Corrected, Sums
+from engine.prevalence import Corrected
 from engine.settings import home
 from engine.taught import Taught, taught
 
@@ -55,31 +54,24 @@ def references(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog
     return sorted(found, key=lambda r: (order.get(r.labeler.kind, len(RANKS)), -r.here, -r.anywhere))
 
 
-def _codes(kind: str, classes: str) -> tuple[tuple[float, ...], tuple[str, ...], Array]:
-    """Label values of a kind, their names, and the functionals whose levels are wanted."""
-    if kind == "category":
-        names = tuple(json.loads(classes))
+def _codes(feature: catalog.FeatureRow) -> tuple[tuple[float, ...], tuple[str, ...], Array]:
+    """Label values of a feature, their names, and the functionals whose levels are wanted."""
+    if feature.kind == "category":
+        names = feature.classes
         return tuple(float(i) for i in range(len(names))), names, np.eye(len(names))
-    if kind == "boolean":
+    if feature.kind == "boolean":
         return (0.0, 1.0), ("absent", "present"), np.array([[0.0, 1.0]])
     return SIGNED_CODES, SIGNED_NAMES, np.array([list(SIGNED_CODES)])
 
 
-def _square(rows: pd.DataFrame, first: str, second: str, codes: tuple[float, ...]) -> Array:
+def _square(rows: pd.DataFrame, codes: tuple[float, ...]) -> Array:
+    """Counts [truth, said] of a feature's rows of `correction_frames.confusion`."""
     found = np.zeros((len(codes), len(codes)))
     place = {code: i for i, code in enumerate(codes)}
-    for row in rows[[first, second, "n"]].itertuples(index=False):
-        if row[0] in place and row[1] in place:
-            found[place[row[0]], place[row[1]]] += row[2]
+    for truth, said, n in zip(rows["truth"], rows["said"], rows["n"]):
+        if truth in place and said in place:
+            found[place[truth], place[said]] += n
     return found
-
-
-def _counts(rows: pd.DataFrame, codes: tuple[float, ...]) -> Array:
-    """Pairs by what the labeler says of both sides, or of single entries."""
-    if rows["rejected"].isna().all():
-        by_code = rows.groupby("chosen")["n"].sum()
-        return np.array([float(by_code.get(code, 0)) for code in codes])
-    return _square(rows, "chosen", "rejected", codes)
 
 
 COLUMNS = ("feature", "class", "corrected_chosen", "corrected_chosen_low", "corrected_chosen_high",
@@ -153,8 +145,13 @@ def unseen_split(labeler: catalog.Labeler, reference: catalog.Labeler, splits: S
     )
 
 
-def cautions(labeler: catalog.Labeler, reference: Reference, how: How, found: pd.DataFrame) -> list[str]:
-    """What the corrected figures rest on, in sentences: reference, n, assumption, and what may be wrong with them."""
+def cautions(
+    labeler: catalog.Labeler, reference: Reference, how: How, found: pd.DataFrame, splits: Sequence[str] = ("train",)
+) -> list[str]:
+    """What the corrected figures rest on, in sentences: reference, n, assumption, and what may be wrong with them.
+
+    `splits` are the dataset's.
+    """
     gold = int(found["gold"].max()) if len(found) and found["gold"].notna().any() else 0
     unit = "pairs labelled on both sides" if how.method == "prediction" else "entries"
     said = [
@@ -162,7 +159,8 @@ def cautions(labeler: catalog.Labeler, reference: Reference, how: How, found: pd
         f"{gold:,} {unit}. Assumed: {ASSUMES[how.method]}"
     ]
     learned = learned_from(labeler, reference.labeler)
-    if learned:
+    seen = how.gold is None or (how.gold.split == "train" if how.gold.split is not None else "train" in splits)
+    if learned and (seen or labeler.kind != "builtin"):
         said.append(learned)
     if reference.drawn_otherwise:
         said.append(
@@ -171,7 +169,10 @@ def cautions(labeler: catalog.Labeler, reference: Reference, how: How, found: pd
         )
     without = int(found["why_not"].fillna("").ne("").sum()) if len(found) else 0
     if without:
-        said.append(f"{without} of {len(found)} items cannot be corrected with these entries; the table says why.")
+        said.append(
+            f"{without} of {len(found)} items cannot be corrected with these entries; the table says why."
+            + (" Prediction-powered levels need no such errors." if how.method == "confusion" else "")
+        )
     return said
 
 
@@ -207,24 +208,29 @@ def _by_confusion(
     con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler, how: How,
     part: Part, effects: dict[str, float],
 ) -> list[dict[str, object]]:  # fmt: skip
-    said = correction_frames.joint(con, dataset_id, labeler.labeler_id, labeler.taxonomy_id, part)
     errors = correction_frames.confusion(
         con, labeler, reference, None if how.gold is None else dataset_id, how.gold or WHOLE, held_out_of(labeler)
     )
+    of = label_arrays.pairs(con, dataset_id, part)
+    features = [f for f in catalog.features(con, labeler.taxonomy_id) if f.kind != "numeric"]
+    given = label_arrays.labels(con, labeler.labeler_id, features, of)
     rows = []
-    for (name, kind, classes), counts in said.groupby(["name", "kind", "classes"], sort=False):
-        codes, names, weights = _codes(str(kind), str(classes))
-        mine = errors[errors["name"] == name]
+    for feature in features:
+        codes, names, weights = _codes(feature)
+        said = correction_frames.joint(of, given, feature, codes)
+        if not said.any():
+            continue
+        mine = errors[errors["name"] == feature.name]
         tables = [mine]
         if how.by_side and how.gold is not None:
             tables = [mine[mine["side"].isin([side, "both"])] for side in ("chosen", "rejected")]
-        squares = [_square(table, "truth", "said", codes) for table in tables]
+        squares = [_square(table, codes) for table in tables]
         found = prevalence.by_confusion(
-            _counts(counts, codes), squares[0], names, weights, squares[1] if len(squares) > 1 else None,
-            effects.get(str(name), 1.0),
+            said, squares[0], names, weights, squares[1] if len(squares) > 1 else None,
+            effects.get(feature.name, 1.0),
         )  # fmt: skip
-        items = names if kind == "category" else (None,)
-        rows += [_row(str(name), item, found, i) for i, item in enumerate(items)]
+        items = names if feature.kind == "category" else (None,)
+        rows += [_row(feature.name, item, found, i) for i, item in enumerate(items)]
     return rows
 
 
@@ -232,24 +238,21 @@ def _by_prediction(
     con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler, how: How,
     part: Part,
 ) -> list[dict[str, object]]:  # fmt: skip
-    frame = correction_frames.gold_sums(
-        con, dataset_id, labeler, reference, part, how.gold or WHOLE, held_out_of(labeler)
-    )
-    classes = {f.name: f.classes for f in catalog.features(con, labeler.taxonomy_id)}
     rows = []
-    for (name, number, kind), parts in frame.groupby(["name", "class_no", "kind"], dropna=False, sort=False):
-        found = {}
-        for row in parts.to_dict("records"):
-            cross = np.array([[row[f"x{min(i, j)}{max(i, j)}"] for j in range(5)] for i in range(5)])
-            sums = Sums(np.array([row[f"t{i}"] for i in range(5)]), cross, int(row["prompts"]))
-            share = kind in ("boolean", "category") and row["quantity"] != "gap"
-            found[row["quantity"]] = prevalence.by_prediction(sums, share)
-        whole = found.get("gap", found["chosen"])
-        chosen, rejected, gap = (
-            (found[q].value,) if q in found else (prevalence.NOTHING,) for q in ("chosen", "rejected", "gap")
-        )
-        item = None if pd.isna(number) else classes[str(name)][int(number)]
-        rows.append(_row(str(name), item, Corrected(chosen, rejected, gap, whole.gold, whole.reason), 0, whole.weight))
+    for one in correction_frames.gold_sums(
+        con, dataset_id, labeler, reference, part, how.gold or WHOLE, held_out_of(labeler)
+    ):
+        share = one.feature.kind in ("boolean", "category")
+        chosen = prevalence.by_prediction(one.chosen, share)
+        rejected = prevalence.by_prediction(one.rejected, share) if one.rejected is not None else None
+        gap = prevalence.by_prediction(one.gap, False) if one.gap is not None else None
+        whole = gap or chosen
+        levels = Corrected(
+            (chosen.value,), (rejected.value if rejected else prevalence.NOTHING,),
+            (gap.value if gap else prevalence.NOTHING,), whole.gold, whole.reason,
+        )  # fmt: skip
+        item = None if one.class_no is None else one.feature.classes[one.class_no]
+        rows.append(_row(one.feature.name, item, levels, 0, whole.weight))
     return rows
 
 

@@ -6,6 +6,8 @@ names the side and never a colour. Every function says which columns its frame n
 
 from __future__ import annotations
 
+import math
+import re
 import textwrap
 from typing import Any
 
@@ -44,7 +46,8 @@ def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> AnyChart:
 
     Columns: title, chosen, rejected, gap_text, and chosen_low, chosen_high, rejected_low, rejected_high.
     """
-    frame = frame.assign(right=frame[["chosen_high", "rejected_high", "chosen", "rejected"]].max(axis=1))
+    ends = ("chosen_high", "rejected_high", "chosen", "rejected", "chosen_raw", "rejected_raw")
+    frame = frame.assign(right=frame[[name for name in ends if name in frame]].max(axis=1))
     order = frame["title"].tolist()
     y = alt.Y("title:N", sort=order, title=None, axis=NAMES)
     long = pd.concat(
@@ -294,8 +297,6 @@ def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     Columns: title, chosen, rejected (NaN for single entries), in the order of the circle. Values in [-1, 1]; the dashed
     ring is zero.
     """
-    import math
-
     top = max(0.05, float(frame[["chosen", "rejected"]].abs().max().max()))
     rows = []
     for i, row in enumerate(frame.itertuples()):
@@ -311,8 +312,8 @@ def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     spokes = pd.DataFrame(rows)
     names = pd.DataFrame(
         [
-            {"title": t, "x": 1.18 * math.sin(2 * math.pi * i / len(frame)),
-             "y": 1.12 * math.cos(2 * math.pi * i / len(frame))}
+            {"title": re.sub(r"(?<=-)| ", "\n", t, count=1) if len(t) > 14 else t,
+             "x": 1.3 * math.sin(2 * math.pi * i / len(frame)), "y": 1.12 * math.cos(2 * math.pi * i / len(frame))}
             for i, t in enumerate(frame["title"])
         ]
     )  # fmt: skip
@@ -320,7 +321,7 @@ def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     ring = pd.DataFrame(
         {"x": [0.5 * math.sin(a) for a in turn], "y": [0.5 * math.cos(a) for a in turn], "k": range(121)}
     )
-    scale = alt.Scale(domain=[-1.45, 1.45])
+    scale = alt.Scale(domain=[-1.65, 1.65])
     x, y = alt.X("x:Q", scale=scale, axis=None), alt.Y("y:Q", scale=scale, axis=None)
     zero = alt.Chart(ring).mark_line(color=INK, strokeDash=[4, 3], opacity=0.7).encode(x=x, y=y, order="k:Q")
     lines = alt.Chart(spokes).mark_rule(strokeWidth=3).encode(
@@ -337,5 +338,5 @@ def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
             tooltip=["title:N", "side:N", alt.Tooltip("value:Q", format="+.3f")],
         )
     )
-    labels = alt.Chart(names).mark_text(color=INK, fontSize=11).encode(x=x, y=y, text="title:N")
+    labels = alt.Chart(names).mark_text(color=INK, fontSize=11, lineBreak="\n").encode(x=x, y=y, text="title:N")
     return alt.layer(zero, lines, points, labels).properties(width=size, height=size)

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 
-from engine import catalog
+from engine import catalog, label_arrays
+from engine.design import Array
 from engine.design_frames import WHOLE, Part
-from engine.value_frames import SAME_FEATURES, items_sql
+from engine.label_arrays import Ids, Labels, Pairs, Values
+from engine.prevalence import Sums
+from engine.value_frames import SAME_FEATURES, as_items, same_feature
 
 
-def joint(
-    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: int, taxonomy_id: int, part: Part = WHOLE
-) -> pd.DataFrame:
-    """Pairs by what a labeler says of both sides: name, kind, classes, chosen, rejected (label values), n.
+def joint(of: Pairs, given: Labels, feature: catalog.FeatureRow, codes: Sequence[float]) -> Array:
+    """Pairs by what a labeler says of both sides: (K, K) counts [chosen, rejected] of codes; (K) of single entries."""
+    c, r = label_arrays.sides(of, given, feature)
+    k = len(codes)
+    one = _places(c, codes)
+    if r is None:
+        return np.bincount(one[one >= 0], minlength=k).astype(float)
+    other = _places(r, codes)
+    both = (one >= 0) & (other >= 0)
+    return np.bincount(one[both] * k + other[both], minlength=k * k).reshape(k, k).astype(float)
 
-    `rejected` is NULL for single entries; numeric features are left out.
-    """
-    condition, parameters = part.condition()
-    return con.execute(
-        f"""
-        WITH here AS (
-            SELECT entry_id, feature_id, value FROM labels WHERE labeler_id = $labeler AND feature_id IN (
-                SELECT feature_id FROM features WHERE taxonomy_id = $taxonomy AND kind <> 'numeric')),
-        counted AS (
-            SELECT c.feature_id, c.value AS chosen, r.value AS rejected, count(*) AS n
-            FROM pairs p JOIN here c ON c.entry_id = p.chosen
-            LEFT JOIN here r ON r.entry_id = p.rejected AND r.feature_id = c.feature_id
-            WHERE p.dataset_id = $dataset {condition} AND (p.rejected IS NULL OR r.entry_id IS NOT NULL)
-            GROUP BY ALL)
-        SELECT f.name, f.kind, f.classes, c.chosen, c.rejected, c.n
-        FROM counted c JOIN features f USING (feature_id) ORDER BY f.position, c.chosen, c.rejected""",
-        {"labeler": labeler_id, "taxonomy": taxonomy_id, "dataset": dataset_id, **parameters},
-    ).df()
+
+def _places(values: Values, codes: Sequence[float]) -> Ids:
+    """Position of every value in `codes` (ascending by 1), -1 for what is missing or no code."""
+    place = np.nan_to_num(values - codes[0], nan=-1.0).astype(np.int64)
+    return np.where((place >= 0) & (place < len(codes)), place, -1)
 
 
 def _both(labeler: catalog.Labeler, reference: catalog.Labeler) -> dict[str, Any]:
@@ -119,59 +118,51 @@ def shared_entries(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: cat
     ).df()
 
 
-_VECTOR = ("gold", "truth", "said", "rest", "rest_said")
+@dataclass(frozen=True, slots=True)
+class GoldSums:
+    """Sums over prompts for one item (a feature, or class number `class_no` of one) on chosen, rejected and the gap."""
+
+    feature: catalog.FeatureRow
+    class_no: int | None
+    chosen: Sums
+    rejected: Sums | None
+    gap: Sums | None
 
 
 def gold_sums(
     con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler, reference: catalog.Labeler,
     part: Part = WHOLE, gold: Part = WHOLE, held_out: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """What `prevalence.Sums` holds, for every item on chosen, on rejected and for the gap: sums over prompts.
+) -> Iterator[GoldSums]:  # fmt: skip
+    """What `prevalence.by_prediction` needs for every item, in the taxonomy's order.
 
-    Columns: name, class_no, kind, quantity (chosen, rejected, gap), the five sums t0..t4, their products x00..x44, and
-    prompts with gold. Over the part's pairs that `labeler` has labelled on both sides (or single entries); the
-    reference's labels count in the pairs of `gold` only. `held_out`: see `_on_gold`.
+    Over the part's pairs that `labeler` has labelled on both sides (or single entries); the reference's labels count in
+    the pairs of `gold` only. `held_out`: see `label_arrays.labels`.
     """
-    condition, parameters = part.condition()
-    of_gold, gold_parameters = gold.condition("gold_")
-    totals = ", ".join(f"sum({name}) AS t{i}" for i, name in enumerate(_VECTOR))
-    products = ", ".join(f"sum({_VECTOR[i]} * {_VECTOR[j]}) AS x{i}{j}" for i in range(5) for j in range(i, 5))
-    quantities = {"chosen": ("yc", "fc"), "rejected": ("yr", "fr"), "gap": ("yc - yr", "fc - fr")}
-    each = " UNION ALL ".join(
-        f"""SELECT feature_id, class_no, prompt_id, '{name}' AS quantity, count({y})::DOUBLE AS gold,
-            coalesce(sum({y}), 0) AS truth, coalesce(sum({f}) FILTER (({y}) IS NOT NULL), 0) AS said,
-            count({f}) FILTER (({y}) IS NULL)::DOUBLE AS rest, coalesce(sum({f}) FILTER (({y}) IS NULL), 0) AS rest_said
-            FROM wide WHERE ({f}) IS NOT NULL GROUP BY ALL"""
-        for name, (y, f) in quantities.items()
-    )
-    return con.execute(
-        f"""
-        WITH same AS {SAME_FEATURES},
-        seen AS MATERIALIZED (SELECT * FROM {_on_gold(held_out)} WHERE labeler_id = {int(labeler.labeler_id)}),
-        said AS MATERIALIZED (
-            SELECT i.* FROM {items_sql(labeler.labeler_id, labeler.taxonomy_id, "seen")} i
-            JOIN same ON same.a = i.feature_id),
-        golden AS MATERIALIZED (
-            SELECT p.chosen AS entry_id FROM pairs p WHERE p.dataset_id = $dataset {of_gold}
-            UNION SELECT p.rejected FROM pairs p WHERE p.dataset_id = $dataset {of_gold}),
-        truth AS MATERIALIZED (
-            SELECT i.entry_id, same.a AS feature_id, i.class_no, i.value
-            FROM {items_sql(reference.labeler_id, reference.taxonomy_id)} i JOIN same ON same.b = i.feature_id
-            SEMI JOIN golden ON golden.entry_id = i.entry_id),
-        wide AS MATERIALIZED (
-            SELECT p.prompt_id, c.feature_id, c.class_no, c.value AS fc, r.value AS fr, tc.value AS yc, tr.value AS yr
-            FROM pairs p JOIN said c ON c.entry_id = p.chosen
-            LEFT JOIN said r ON r.entry_id = p.rejected AND r.feature_id = c.feature_id
-                AND r.class_no IS NOT DISTINCT FROM c.class_no
-            LEFT JOIN truth tc ON tc.entry_id = p.chosen AND tc.feature_id = c.feature_id
-                AND tc.class_no IS NOT DISTINCT FROM c.class_no
-            LEFT JOIN truth tr ON tr.entry_id = p.rejected AND tr.feature_id = c.feature_id
-                AND tr.class_no IS NOT DISTINCT FROM c.class_no
-            WHERE p.dataset_id = $dataset {condition} AND (p.rejected IS NULL OR r.entry_id IS NOT NULL)),
-        by_prompt AS ({each})
-        SELECT f.name, b.class_no, f.kind, b.quantity, count(*) FILTER (b.gold > 0) AS prompts, {totals}, {products}
-        FROM by_prompt b JOIN features f USING (feature_id)
-        GROUP BY f.name, b.class_no, f.kind, b.quantity, f.position ORDER BY f.position, b.class_no, b.quantity""",
-        {"dataset": dataset_id, "mine": labeler.taxonomy_id, "theirs": reference.taxonomy_id, **parameters,
-         **gold_parameters, **({"held_out": held_out, "labeler": labeler.labeler_id} if held_out is not None else {})},
-    ).df()  # fmt: skip
+    of = label_arrays.pairs(con, dataset_id, part)
+    mine, theirs = catalog.features(con, labeler.taxonomy_id), catalog.features(con, reference.taxonomy_id)
+    same = [(a, b) for a in mine for b in theirs if same_feature(a, b)]
+    said = label_arrays.labels(con, labeler.labeler_id, [a for a, _ in same], of, held_out)
+    truth = label_arrays.labels(con, reference.labeler_id, [b for _, b in same], of)
+    allowed = None
+    if gold != part:
+        some = label_arrays.pairs(con, dataset_id, gold)
+        allowed = np.unique(some.chosen if some.rejected is None else np.r_[some.chosen, some.rejected])
+    for a, b in same:
+        fc, fr = label_arrays.sides(of, said, a)
+        yc, yr = label_arrays.sides(of, truth, b)
+        if allowed is not None:
+            yc = np.where(np.isin(of.chosen, allowed), yc, np.nan)
+            yr = None if yr is None or of.rejected is None else np.where(np.isin(of.rejected, allowed), yr, np.nan)
+        here = np.isfinite(fc) if fr is None else np.isfinite(fc) & np.isfinite(fr)
+        if not here.any():
+            continue
+        codes = of.prompt[here]
+        for (k, one), (_, other), (_, y), (_, z) in zip(
+            *(as_items(a, values if values is None else values[here]) for values in (fc, fr, yc, yr))
+        ):
+            assert one is not None and y is not None
+            paired = other is not None and z is not None
+            yield GoldSums(
+                a, k, Sums.of(y, one, codes), Sums.of(z, other, codes) if paired else None,
+                Sums.of(y - z, one - other, codes) if paired else None,
+            )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from engine import catalog, jobs
@@ -55,4 +56,4 @@ def derive_prompts(store: Store, dataset: str, name: str = "") -> dict[str, Any]
     return {"job": job.id, "dataset": name, "prompts": written}
 
 
-OPERATIONS = {"derive_prompts": derive_prompts}
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {"derive_prompts": derive_prompts}

@@ -22,12 +22,16 @@ Place = tuple[FeatureRow, int, int]  # the feature, its word (or number) and the
 
 @dataclass(frozen=True)
 class Packed:
-    """words (entries, W), numbers (entries, M; NaN where missing); `complete` entries have all features of `places`."""
+    """words (entries, W), numbers (entries, M; NaN where missing); `complete` entries have all features of `places`.
+
+    `all_places` also names the features that were left out of `places` for want of labels.
+    """
 
     words: NDArray[np.uint64]
     numbers: NDArray[np.float32]
     complete: NDArray[np.bool_]
     places: tuple[Place, ...]
+    all_places: tuple[Place, ...] = ()
 
 
 def width(kind: str, classes: int) -> tuple[int, int]:
@@ -123,4 +127,4 @@ def _covered(words: NDArray[np.uint64], numbers: NDArray[np.float32], places: li
     discrete = any(feature.kind != "numeric" for feature, _, _ in kept)
     if not discrete:
         complete &= np.isfinite(numbers).any(axis=1) if numbers.shape[1] else False
-    return Packed(words, numbers, complete, kept)
+    return Packed(words, numbers, complete, kept, tuple(places))

@@ -217,11 +217,10 @@ class Sums:
 
     @classmethod
     def of(cls, truth: Array, said: Array, clusters: Array) -> Sums:
-        """From arrays: `truth` is NaN where there is no gold label."""
+        """From arrays: `truth` is NaN where there is no gold label, `clusters` holds codes 0, 1, ... of prompts."""
         gold = np.isfinite(truth)
         columns = [gold, np.where(gold, truth, 0), np.where(gold, said, 0), ~gold, np.where(gold, 0, said)]
-        _, code = np.unique(clusters, return_inverse=True)
-        vectors = np.column_stack([np.bincount(code, np.asarray(c, dtype=float)) for c in columns])
+        vectors = np.column_stack([np.bincount(clusters, np.asarray(c, dtype=float)) for c in columns])
         return cls(vectors.sum(axis=0), vectors.T @ vectors, int((vectors[:, 0] > 0).sum()))
 
 

@@ -157,6 +157,14 @@ class Vector:
         factor = prompts / (prompts - 1) if prompts > 1 else math.nan
         return cls(title, tuple(names), means, factor * centred @ cross @ centred.T / n**2, int(n))
 
+    @classmethod
+    def of_rows(cls, title: str, names: Sequence[str], rows: Array, clusters: Array) -> Vector:
+        """Means of rows (n, S), clustered by codes 0, 1, ... of prompts."""
+        counts = np.bincount(clusters)
+        sums = [np.bincount(clusters, column) for column in rows.T]
+        prompts = np.column_stack([counts, *sums]).astype(float)
+        return cls.of_sums(title, names, prompts.sum(axis=0), prompts.T @ prompts, int(np.count_nonzero(counts)))
+
     def part(self, start: int, stop: int, title: str) -> Vector:
         """Some of its values, as a vector of their own."""
         return Vector(title, self.names[start:stop], self.values[start:stop],

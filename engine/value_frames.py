@@ -6,24 +6,27 @@ category is one item that is 1 where the entry has that class. Means over items 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import duckdb
+import numpy as np
 import pandas as pd
 
-from engine import catalog
+from engine import catalog, label_arrays
 from engine.design_frames import WHOLE, Part
+from engine.label_arrays import Ids, Pairs, Values
 
 
-def items_sql(labeler_id: int, taxonomy_id: int, labels: str = "labels") -> str:
-    """SQL of (entry_id, feature_id, class_no, value): class_no is NULL except for classes of a category.
-
-    `labels`: a table with the columns of labels."""
+def items_sql(labeler_id: int, taxonomy_id: int) -> str:
+    """SQL of (entry_id, feature_id, class_no, value): class_no is NULL except for classes of a category."""
     return f"""(
         SELECT l.entry_id, l.feature_id, NULL::INTEGER AS class_no, l.value
-        FROM {labels} l JOIN features f USING (feature_id)
+        FROM labels l JOIN features f USING (feature_id)
         WHERE l.labeler_id = {int(labeler_id)} AND f.taxonomy_id = {int(taxonomy_id)} AND f.kind <> 'category'
         UNION ALL
         SELECT l.entry_id, l.feature_id, k::INTEGER, (l.value = k)::DOUBLE
-        FROM {labels} l JOIN features f USING (feature_id),
+        FROM labels l JOIN features f USING (feature_id),
             range(0, (SELECT coalesce(max(json_array_length(classes)), 0)::BIGINT FROM features
                 WHERE taxonomy_id = {int(taxonomy_id)})) AS r(k)
         WHERE l.labeler_id = {int(labeler_id)} AND f.taxonomy_id = {int(taxonomy_id)} AND f.kind = 'category'
@@ -36,6 +39,12 @@ SAME_FEATURES = """(
     FROM features a JOIN features b ON b.name = a.name AND b.kind = a.kind AND b.classes = a.classes
     WHERE a.taxonomy_id = $mine AND b.taxonomy_id = $theirs AND a.kind <> 'numeric')"""
 
+
+def same_feature(a: catalog.FeatureRow, b: catalog.FeatureRow) -> bool:
+    """Whether features of two versions of a taxonomy mean the same; numbers are left out."""
+    return (a.name, a.kind, a.classes) == (b.name, b.kind, b.classes) and a.kind != "numeric"
+
+
 _NAMED = """
     SELECT s.*, f.name, f.kind, f.role, f.position,
         CASE WHEN s.class_no IS NULL THEN f.title ELSE json_extract_string(f.classes, '$[' || s.class_no || ']') END
@@ -45,24 +54,47 @@ _NAMED = """
     FROM sums s JOIN features f USING (feature_id) ORDER BY f.position, s.class_no"""
 
 
-def _clustered(side: str) -> str:
-    """Design effect of prompts with several pairs on a mean: variance by prompt over variance by pair, at least 1.
-
-    From sums over prompts: m pairs, s of the value, q of its square. Cameron and Miller 2015 with the G/(G-1) factor.
-    """
-    mean, n = f"(sum(s_{side}) / sum(m))", "sum(m)"
-    prompts = f"(sum(s_{side} * s_{side}) - 2 * {mean} * sum(s_{side} * m) + {mean} * {mean} * sum(m * m))"
-    pairs = f"nullif(sum(q_{side}) - {n} * {mean} * {mean}, 0)"
-    factor = f"(count(*) / nullif(count(*) - 1.0, 0)) / ({n} / nullif({n} - 1.0, 0))"
-    return f"greatest(1.0, coalesce({prompts} / {pairs} * {factor}, 1.0))"
+def _effect(values: Values, mean: float, spread: float, codes: Ids) -> float:
+    """Design effect of prompts with several pairs on a mean: variance by prompt over variance by pair, at least 1."""
+    n, groups = len(values), int(np.count_nonzero(np.bincount(codes)))
+    if n < 2 or groups < 2 or spread <= 0:
+        return 1.0
+    by_prompt = np.bincount(codes, values - mean)
+    return max(1.0, float(by_prompt @ by_prompt) * groups / (groups - 1) / n / spread)
 
 
-_MEANS = ", ".join(
-    f"sum(s_{i}) / sum(m) AS {name}, "
-    f"greatest(0, sum(q_{i}) - sum(s_{i}) ** 2 / sum(m)) / nullif(sum(m) - 1, 0) AS {name}_var, "
-    f"{_clustered(i)} AS {name}_effect"
-    for name, i in (("chosen", "c"), ("rejected", "r"), ("gap", "g"))
-)
+def _item(feature: catalog.FeatureRow, class_no: int | None, c: Values, r: Values | None, of: Pairs) -> dict[str, Any]:
+    """One row of `prevalence` from the values of one item on both sides (NaN where missing)."""
+    here = np.isfinite(c) if r is None else np.isfinite(c) & np.isfinite(r)
+    codes = of.prompt[here] if of.repeated else of.prompt[:0]
+    n = int(here.sum())
+    name = feature.classes[class_no] if class_no is not None else None
+    row: dict[str, Any] = {
+        "feature_id": feature.feature_id, "class_no": class_no, "name": feature.name, "title": name or feature.title,
+        "class_name": name, "kind": feature.kind, "role": feature.role, "n": n,
+        "prompts": int(np.count_nonzero(np.bincount(codes))) if of.repeated else n,
+    }  # fmt: skip
+    quantities = {"chosen": c[here]} if r is None else {"chosen": c[here], "rejected": r[here], "gap": (c - r)[here]}
+    for quantity in ("chosen", "rejected", "gap"):
+        values = quantities.get(quantity)
+        if values is None or not n:
+            row |= {quantity: None, f"{quantity}_var": None, f"{quantity}_effect": None, f"{quantity}_sum": None}
+            continue
+        mean = float(values.mean())
+        spread = float(values.var(ddof=1)) if n > 1 else math.nan
+        effect = _effect(values, mean, spread, codes) if of.repeated else 1.0
+        row |= {quantity: mean, f"{quantity}_var": spread, f"{quantity}_effect": effect,
+                f"{quantity}_sum": float(values.sum())}  # fmt: skip
+    return row
+
+
+def as_items(feature: catalog.FeatureRow, values: Values | None) -> list[tuple[int | None, Values | None]]:
+    """A feature's items: itself, or for a category a share (0, 1; NaN where missing) a class."""
+    if feature.kind != "category":
+        return [(None, values)]
+    if values is None:
+        return [(k, None) for k in range(len(feature.classes))]
+    return [(k, np.where(np.isfinite(values), values == k, np.nan)) for k in range(len(feature.classes))]
 
 
 def prevalence(
@@ -70,31 +102,25 @@ def prevalence(
 ) -> pd.DataFrame:
     """A row an item, over the pairs both of whose sides are labelled, so that the gap is a paired difference.
 
-    Columns: feature_id, class_no, name, title, class_name, kind, role, position, n, prompts, chosen, rejected (means),
+    Columns: feature_id, class_no, name, title, class_name, kind, role, n, prompts, chosen, rejected (means),
     chosen_var, rejected_var, gap, gap_var (sample variances), chosen_sum, rejected_sum, and chosen_effect,
     rejected_effect, gap_effect (by which several pairs of a prompt widen the mean's variance). For single entries the
-    rejected columns are NULL.
+    columns of rejected and gap are missing values.
     """
-    condition, parameters = part.condition()
-    return con.execute(
-        f"""
-        WITH items AS MATERIALIZED {items_sql(labeler_id, taxonomy_id)},
-        by_prompt AS (
-            SELECT c.feature_id, c.class_no, p.prompt_id, count(*)::DOUBLE AS m,
-                sum(c.value) AS s_c, sum(c.value * c.value) AS q_c, sum(r.value) AS s_r, sum(r.value * r.value) AS q_r,
-                sum(c.value - r.value) AS s_g, sum((c.value - r.value) ** 2) AS q_g
-            FROM pairs p JOIN items c ON c.entry_id = p.chosen
-            LEFT JOIN items r ON r.entry_id = p.rejected AND r.feature_id = c.feature_id
-                AND r.class_no IS NOT DISTINCT FROM c.class_no
-            WHERE p.dataset_id = $dataset {condition} AND (p.rejected IS NULL OR r.entry_id IS NOT NULL)
-            GROUP BY c.feature_id, c.class_no, p.prompt_id),
-        sums AS (
-            SELECT feature_id, class_no, sum(m)::BIGINT AS n, count(*) AS prompts, sum(s_c) AS chosen_sum,
-                sum(s_r) AS rejected_sum, {_MEANS}
-            FROM by_prompt GROUP BY feature_id, class_no)
-        {_NAMED}""",
-        {"dataset": dataset_id, **parameters},
-    ).df()
+    of = label_arrays.pairs(con, dataset_id, part)
+    features = catalog.features(con, taxonomy_id)
+    given = label_arrays.labels(con, labeler_id, features, of)
+    rows = []
+    for feature in features:
+        c, r = label_arrays.sides(of, given, feature)
+        rows += [_item(feature, k, one, other, of)  # type: ignore[arg-type]
+                 for (k, one), (_, other) in zip(as_items(feature, c), as_items(feature, r))]  # fmt: skip
+    return _framed(rows)
+
+
+def _framed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame([row for row in rows if row["n"]])
+    return frame.astype({name: float for name in frame.columns if name.split("_")[0] in ("rejected", "gap")})
 
 
 def one_side(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: int, taxonomy_id: int) -> pd.DataFrame:
@@ -144,37 +170,33 @@ def against_prompts(
     columns: `shown` and `base`, the share of answers that have the item where the prompt has it, and where not.
     """
     condition, parameters = part.condition()
-    return con.execute(
+    found = con.execute(
         f"""
-        WITH same AS {SAME_FEATURES},
-        items AS MATERIALIZED {items_sql(labeler.labeler_id, labeler.taxonomy_id)},
-        asked AS MATERIALIZED (
-            SELECT i.entry_id, same.a AS feature_id, i.class_no, i.value
-            FROM {items_sql(of_prompts.labeler_id, of_prompts.taxonomy_id)} i JOIN same ON same.b = i.feature_id),
-        linked AS (
-            SELECT o.prompt_id, q.chosen AS entry_id FROM pairs q
-            JOIN prompts o ON q.pair_id = $begin || replace(o.hash::VARCHAR, '-', '') WHERE q.dataset_id = $prompts),
-        by_prompt AS (
-            SELECT c.feature_id, c.class_no, p.prompt_id, count(*)::DOUBLE AS m,
-                sum(c.value) AS s_c, sum(c.value * c.value) AS q_c, sum(r.value) AS s_r, sum(r.value * r.value) AS q_r,
-                sum(c.value - r.value) AS s_g, sum((c.value - r.value) ** 2) AS q_g,
-                count(*) FILTER (r.value > 0) AS m_1, count(*) FILTER (r.value > 0 AND c.value > 0) AS s_1,
-                count(*) FILTER (r.value <= 0 AND c.value > 0) AS s_0
-            FROM pairs p JOIN items c ON c.entry_id = p.{"rejected" if side == "rejected" else "chosen"}
-            JOIN linked USING (prompt_id)
-            JOIN asked r ON r.entry_id = linked.entry_id AND r.feature_id = c.feature_id
-                AND r.class_no IS NOT DISTINCT FROM c.class_no
-            WHERE p.dataset_id = $dataset {condition}
-            GROUP BY c.feature_id, c.class_no, p.prompt_id),
-        sums AS (
-            SELECT feature_id, class_no, sum(m)::BIGINT AS n, count(*) AS prompts, sum(s_c) AS chosen_sum,
-                sum(s_r) AS rejected_sum, {_MEANS}, sum(s_1) / nullif(sum(m_1), 0) AS shown,
-                sum(s_0) / nullif(sum(m) - sum(m_1), 0) AS base
-            FROM by_prompt GROUP BY feature_id, class_no)
-        {_NAMED}""",
-        {"dataset": dataset_id, "prompts": prompts, "begin": PROMPT_ID, "mine": labeler.taxonomy_id,
-         "theirs": of_prompts.taxonomy_id, **parameters},
-    ).df()  # fmt: skip
+        WITH linked AS (
+            SELECT o.prompt_id, q.chosen AS asked FROM pairs q
+            JOIN prompts o ON q.pair_id = $begin || replace(o.hash::VARCHAR, '-', '') WHERE q.dataset_id = $prompts)
+        SELECT p.prompt_id, p.{"rejected" if side == "rejected" else "chosen"} AS answer, linked.asked
+        FROM pairs p JOIN linked USING (prompt_id) WHERE p.dataset_id = $dataset {condition}""",
+        {"dataset": dataset_id, "prompts": prompts, "begin": PROMPT_ID, **parameters},
+    ).fetchnumpy()
+    of = label_arrays.linked(found["prompt_id"], found["answer"], found["asked"])
+    if of.rejected is None:
+        return pd.DataFrame()
+    mine, theirs = catalog.features(con, labeler.taxonomy_id), catalog.features(con, of_prompts.taxonomy_id)
+    same = [(a, b) for a in mine for b in theirs if same_feature(a, b)]
+    answers = label_arrays.labels(con, labeler.labeler_id, [a for a, _ in same], of)
+    asked = label_arrays.labels(con, of_prompts.labeler_id, [b for _, b in same], of)
+    rows = []
+    for a, b in same:
+        one, other = answers.of(a)[of.chosen - answers.low], asked.of(b)[of.rejected - asked.low]
+        for (k, c), (_, r) in zip(as_items(a, one), as_items(b, other)):
+            assert c is not None and r is not None
+            row = _item(a, k, c, r, of)
+            here = np.isfinite(c) & np.isfinite(r)
+            for name, which in (("shown", here & (r > 0)), ("base", here & (r <= 0))):
+                row[name] = float((c[which] > 0).mean()) if which.any() else math.nan
+            rows.append(row)
+    return _framed(rows)
 
 
 def cooccurrence(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: int, taxonomy_id: int) -> pd.DataFrame:

@@ -147,9 +147,15 @@ def corrected_finding(table: pd.DataFrame) -> str:
 def finding(rows: list[ProfileRow]) -> str:
     """The one sentence a chart's title says: the largest clear gap, or that none is clear."""
     clear = [r for r in rows if r.p_adjusted < 0.05 and not math.isnan(r.gap.estimate) and r.kind in SHARES]
+    means = [r for r in rows if r.p_adjusted < 0.05 and not math.isnan(r.gap.estimate) and r.kind != "numeric"]
     n = rows[0].chosen.n if rows else 0
     if n < MINIMUM_N:
         return f"Too few labelled pairs ({n}, fewer than {MINIMUM_N}) to say what sets chosen apart"
+    if not clear and means and all(r.kind not in SHARES for r in rows):
+        most = max(means, key=lambda r: abs(r.gap.estimate))
+        side, gap = "Chosen" if most.gap.estimate > 0 else "Rejected", most.gap
+        span = f"[{gap.conf_low:+.2f}, {gap.conf_high:+.2f}]"
+        return f"{side} answers support “{most.title}” more: {gap.estimate:+.2f} {span}"
     if not clear:
         return "No clear gap between chosen and rejected after correction for many tests"
     top = max(clear, key=lambda r: abs(r.gap.estimate))

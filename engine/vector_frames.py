@@ -1,4 +1,4 @@
-"""Vectors of signed values, summed in SQL: of both sides of a dataset, and of answers by who gave them.
+"""Vectors of signed values of answers by who gave them, summed in SQL.
 
 A vector has a place for every signed feature of a taxonomy; only entries that the labeler has labelled completely
 count. Sums are by prompt, so that `engine.targets.Vector.of_sums` can cluster them.
@@ -39,30 +39,6 @@ def _sums_by_prompt(rows: str, names: list[str], by: str) -> str:
         SELECT {by}, sum(m)::BIGINT AS n, count(*) AS prompts, {", ".join(outer)} FROM (
             SELECT {by}, prompt_id, count(*)::DOUBLE AS m, {inner} FROM {rows} GROUP BY {by}, prompt_id)
         GROUP BY {by}"""
-
-
-def vector_sums(
-    con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: int, features: list[catalog.FeatureRow],
-    part: Part = WHOLE,
-) -> pd.DataFrame:  # fmt: skip
-    """Sums over prompts of both sides' value vectors, chosen before rejected (single entries: chosen alone), one row.
-
-    Columns: n, prompts, s0.., x0_0.. as `targets.Vector.of_sums` reads them; no row where nothing is labelled.
-    """
-    condition, parameters = part.condition()
-    kind = con.execute("SELECT kind FROM datasets WHERE dataset_id = ?", [dataset_id]).fetchone()
-    pairs = bool(kind and kind[0] == "pairs")
-    chosen = [f"c.v{i} AS c{i}" for i in range(len(features))]
-    rejected = [f"r.v{i} AS r{i}" for i in range(len(features))] if pairs else []
-    rows = f"""(
-        SELECT 0 AS whole, p.prompt_id, {", ".join([*chosen, *rejected])}
-        FROM pairs p JOIN wide c ON c.entry_id = p.chosen {"JOIN wide r ON r.entry_id = p.rejected" if pairs else ""}
-        WHERE p.dataset_id = $dataset {condition})"""
-    names = [f"c{i}" for i in range(len(features))] + ([f"r{i}" for i in range(len(features))] if pairs else [])
-    return con.execute(
-        f"WITH wide AS MATERIALIZED {_wide(features)} {_sums_by_prompt(rows, names, 'whole')}",
-        {"dataset": dataset_id, "labeler": labeler_id, **parameters},
-    ).df()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +89,10 @@ def group_vectors(
     con: duckdb.DuckDBPyConnection, dataset_id: int, labeler_id: int, features: list[catalog.FeatureRow],
     grouping: Grouping, part: Part = WHOLE, most: int = 50,
 ) -> pd.DataFrame:  # fmt: skip
-    """`vector_sums` of answers, each counted once, by what a field says of who answered: one row a group.
+    """Sums over prompts of answers' value vectors, each answer once, by what a field says of who answered.
 
-    Columns: who, n, prompts, wins (share of the group's sides in pairs that are chosen; NaN for single entries), s0..,
-    x0_0... The `most` groups with the most answers.
+    A row a group, the `most` groups with the most answers: who, n, prompts, wins (share of the group's sides in pairs
+    that are chosen; NaN for single entries), s0.., x0_0.. as `targets.Vector.of_sums` reads them.
     """
     condition, parameters = part.condition()
     names = [f"v{i}" for i in range(len(features))]

@@ -135,7 +135,8 @@ if levels == "corrected":
         audit_values.corrected, data.dataset_id, labeler, reference.labeler, how, part, correction, effects
     )
     table = audit_values.beside(table, found)
-    for sentence in audit_values.cautions(labeler, reference, how, found):
+    splits = tuple(shared.read(value_frames.splits, data.dataset_id))
+    for sentence in audit_values.cautions(labeler, reference, how, found, splits):
         st.caption(f":material/rule: {shared.escape(sentence)}")
 shares = table[table["kind"].isin(values.SHARES)]
 means = table[~table["kind"].isin(values.SHARES)]
@@ -148,10 +149,10 @@ if paired:
         st.metric("Widest gap", summary.widest, help=shared.escape(summary.widest_title), border=True)
         if levels == "corrected":
             st.metric("Reference entries", f"{summary.gold:,}", border=True)
-    sentence = values.corrected_finding(table) if levels == "corrected" else values.finding(rows)
-    profile_chart(shares, "share of entries", levels == "corrected", sentence)
-    over_means = values.corrected_finding(means) if levels == "corrected" else "Means of graded features"
-    profile_chart(means, "mean", levels == "corrected", over_means)
+    for shown, unit in ((shares, "share of entries"), (means, "mean")):
+        mine = [r for r in rows if (r.kind in values.SHARES) == (unit != "mean")]
+        sentence = values.corrected_finding(shown) if levels == "corrected" else values.finding(mine)
+        profile_chart(shown, unit, levels == "corrected", sentence)
 else:
     column = "corrected_chosen" if levels == "corrected" else "chosen"
     bars = values.levels_frame(table, column)

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import audit_targets, audit_values, catalog, correction_frames, targets, value_frames, values, vector_frames
+from engine import (
+    audit_targets,
+    audit_values,
+    catalog,
+    correction_frames,
+    label_arrays,
+    targets,
+    value_frames,
+    values,
+    vector_frames,
+)
 from engine.audit_values import How
 from engine.bundle import DEMO_NAME, load_demo
 from engine.client import Client
@@ -63,20 +73,21 @@ def test_confusion_and_joint_counts_equal_pandas(audit: Store) -> None:
     for row in counted.groupby(["truth", "said"])["n"].sum().items():
         (t, s), n = row
         assert n == ((truth == t) & (said == s)).sum()
-    joint = correction_frames.joint(con, 1, one.labeler_id, one.taxonomy_id)
-    for cell in joint.itertuples():
-        both = (sides["c", one.labeler_id] == cell.chosen) & (sides["r", one.labeler_id] == cell.rejected)
-        assert cell.n == both.sum()
+    of, feature = label_arrays.pairs(con, 1), catalog.features(con, one.taxonomy_id)[0]
+    given = label_arrays.labels(con, one.labeler_id, [feature], of)
+    joint = correction_frames.joint(of, given, feature, [float(k) for k in range(len(feature.classes))])
+    for (chosen, rejected), n in np.ndenumerate(joint):
+        assert n == ((sides["c", one.labeler_id] == chosen) & (sides["r", one.labeler_id] == rejected)).sum()
 
 
 def test_gold_sums_equal_those_of_arrays(audit: Store) -> None:
-    """The SQL's sums over prompts are Sums.of's, to 1e-9, with part of the gold out of reach."""
+    """Sums over prompts are those of the labels joined in SQL, to 1e-9, with part of the gold out of reach."""
     from engine.prevalence import Sums
 
     con, mine = audit.read(), labelers(audit, "schwartz")
     one, other = mine["builtin"], mine["reading"]
     subset = value_frames.subsets(con, 1)[0]
-    frame = correction_frames.gold_sums(con, 1, one, other, gold=Part(subset=subset))
+    found = {s.feature.name: s for s in correction_frames.gold_sums(con, 1, one, other, gold=Part(subset=subset))}
     wide = con.execute(
         """
         SELECT p.prompt_id, coalesce(p.subset, '') AS subset, s.value AS said, s2.value AS said_r, t.value AS truth,
@@ -96,11 +107,10 @@ def test_gold_sums_equal_those_of_arrays(audit: Store) -> None:
                        (wide["said"] - wide["said_r"]).to_numpy(), wide["prompt_id"].to_numpy()),
     }  # fmt: skip
     for quantity, sums in expected.items():
-        row = frame[(frame["name"] == "security") & (frame["quantity"] == quantity)].iloc[0]
-        assert [row[f"t{i}"] for i in range(5)] == pytest.approx(sums.total.tolist(), abs=1e-9)
-        assert row["x11"] == pytest.approx(sums.cross[1, 1], abs=1e-9)
-        assert row["x24"] == pytest.approx(sums.cross[2, 4], abs=1e-9)
-        assert row["prompts"] == sums.prompts
+        mine_sums = getattr(found["security"], quantity)
+        assert mine_sums.total == pytest.approx(sums.total, abs=1e-9)
+        assert mine_sums.cross == pytest.approx(sums.cross, abs=1e-9)
+        assert mine_sums.prompts == sums.prompts
 
 
 def test_a_labeler_corrected_by_itself_stays_as_it_is(audit: Store) -> None:
@@ -151,6 +161,8 @@ def test_references_and_cautions(audit: Store) -> None:
     frame = audit_values.corrected(con, 1, mine["builtin"], found[0].labeler, how)
     said = " ".join(audit_values.cautions(mine["builtin"], found[0], how, frame))
     assert "600 entries" in said and "Assumed" in said and "split “train”" in said
+    apart = " ".join(audit_values.cautions(mine["builtin"], found[0], how, frame, ("",)))
+    assert "split “train”" not in apart
     assert audit_values.unseen_split(mine["builtin"], mine["reading"], ["train", "test"]) == "test"
     assert audit_values.unseen_split(mine["reading"], mine["builtin"], ["train", "test"]) == ""
 
