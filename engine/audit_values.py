@@ -44,10 +44,19 @@ class Reference:
 
 
 def references(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: catalog.Labeler) -> list[Reference]:
-    """Who else has labelled by the same taxonomy what `labeler` has: gold first, then people, readings, models."""
+    """Who else has labelled by the same taxonomy what `labeler` has: gold first, then people, readings, models.
+
+    One that has labelled by several versions of the taxonomy comes once, by the labeler's own version if it can.
+    """
+    rows = correction_frames.shared_entries(con, dataset_id, labeler)
+    rows = rows.assign(own=rows["taxonomy_id"] == labeler.taxonomy_id)
+    rows = rows.sort_values(["own", "here", "anywhere"], ascending=False).drop_duplicates("labeler_id")
+    twice = set(rows["name"][rows["name"].duplicated()])
     found = []
-    for row in correction_frames.shared_entries(con, dataset_id, labeler).itertuples():
-        one = catalog.Labeler(int(row.labeler_id), str(row.name), str(row.name), str(row.kind), "", labeler.taxonomy,
+    for row in rows.itertuples():
+        name = str(row.name)
+        label = f"{name} #{row.labeler_id}" if name in twice else name
+        one = catalog.Labeler(int(row.labeler_id), name, label, str(row.kind), "", labeler.taxonomy,
                               int(row.taxonomy_id), int(row.here), 0)  # fmt: skip
         found.append(Reference(one, int(row.here), int(row.anywhere), int(row.drawn_otherwise)))
     order = {kind: i for i, kind in enumerate(RANKS)}
@@ -87,7 +96,8 @@ def _row(name: str, class_name: str | None, found: Corrected, i: int, weight: fl
         row |= {f"corrected_{side}": one.estimate, f"corrected_{side}_low": one.conf_low,
                 f"corrected_{side}_high": one.conf_high}  # fmt: skip
     gap = found.gap[i]
-    error = (gap.conf_high - gap.conf_low) / (2 * Z95)
+    towards_zero = gap.estimate - gap.conf_low if gap.estimate > 0 else gap.conf_high - gap.estimate
+    error = towards_zero / Z95
     p = float(2 * stats.norm.sf(abs(gap.estimate) / error)) if error > 0 else math.nan
     return row | {"corrected_p": p, "gold": found.gold, "weight": weight, "why_not": found.reason}
 
@@ -155,7 +165,7 @@ def cautions(
     gold = int(found["gold"].max()) if len(found) and found["gold"].notna().any() else 0
     unit = "pairs labelled on both sides" if how.method == "prediction" else "entries"
     said = [
-        f"Corrected by the labels of {reference.labeler.name} ({reference.labeler.kind}), taken for the truth, on "
+        f"Corrected by the labels of {reference.labeler.label} ({reference.labeler.kind}), taken for the truth, on "
         f"{gold:,} {unit}. Assumed: {ASSUMES[how.method]}"
     ]
     learned = learned_from(labeler, reference.labeler)
@@ -192,7 +202,8 @@ def corrected(
 ) -> pd.DataFrame:  # fmt: skip
     """Corrected levels and gaps of every item of a part (engine.prevalence), a row an item: columns COLUMNS.
 
-    `effects` are features' design effects. p is normal, from the interval's width, corrected over items.
+    `effects` are features' design effects. p is normal, from the interval's reach towards zero (below 0.05 where the
+    interval leaves zero out), corrected over items.
     """
     if how.method == "prediction":
         rows = _by_prediction(con, dataset_id, labeler, reference, how, part)

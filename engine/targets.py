@@ -211,12 +211,14 @@ def _cosine(v: Array, t: Array) -> tuple[float, Array]:
 
 
 def distance(vector: Vector, target: Target, direction: bool = False) -> Distance:
-    """Distance and cosine to a target with delta-method intervals. `direction`: the vector's length means nothing.
+    """Distance and cosine to a target with delta-method intervals. `direction`: the vector's length means nothing (nor
+    does a ranking's: no distance then).
 
     The delta method wants values that are large beside their errors; where all are within noise of zero, the cosine's
     interval is too short, so a cosine is NaN when no value differs from zero (joint Wald test at 5%).
     """
     at, t, missing = _aligned(vector, target)
+    direction = direction or target.ranked
     nothing = Estimate(math.nan, math.nan, math.nan, vector.n)
     if not at:
         return Distance(vector.title, nothing, nothing, {}, missing)

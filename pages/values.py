@@ -28,7 +28,7 @@ def how_to_correct(
     data: Dataset, labeler: Labeler, found: list[audit_values.Reference], part: Part
 ) -> tuple[audit_values.Reference, How]:
     """Whom to take for the truth, by which method, on which entries."""
-    names = {f"{one.labeler.name} ({one.anywhere:,} shared entries)": one for one in found}
+    names = {f"{one.labeler.label} ({one.anywhere:,} shared)": one for one in found}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         reference = names[st.selectbox("Taken for the truth", list(names), key="reference", bind="query-params")]
         name = st.segmented_control(

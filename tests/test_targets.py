@@ -177,3 +177,9 @@ def test_made_by_hand(values: dict[str, float]) -> None:
             made(values, "schwartz")
         return
     assert made(values, "schwartz").values == values
+
+
+def test_a_ranking_has_no_distances() -> None:
+    found, _ = vector(np.array([0.2, 0.3, -0.2, 0.1]))
+    one = distance(found, parse("name: r\ntaxonomy: schwartz\norder: [v1, v0, v2]", "r.yaml"))
+    assert math.isnan(one.euclidean.estimate) and one.cosine.estimate > 0

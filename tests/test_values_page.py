@@ -154,7 +154,7 @@ def test_correction_with_all_of_the_gold_finds_what_was_read(audit: Store) -> No
 def test_references_and_cautions(audit: Store) -> None:
     con, mine = audit.read(), labelers(audit, "schwartz")
     found = audit_values.references(con, 1, mine["builtin"])
-    assert [(one.labeler.name, one.here, one.anywhere, one.drawn_otherwise) for one in found] == [
+    assert [(one.labeler.label, one.here, one.anywhere, one.drawn_otherwise) for one in found] == [
         ("reading", 600, 600, 0)
     ]
     how = How()
@@ -381,9 +381,51 @@ def test_circle_of_values_and_of_groups(app: Any) -> None:  # noqa: F811
     assert "The circle of values" not in text_of(app("values", labels="seal by reading"))
 
 
+def test_language_models_side_by_side(app: Any) -> None:  # noqa: F811
+    """Where pairs name who answered: a row a model, and their distance to a target."""
+    from pages import shared
+
+    app("values")
+    with shared.store().transaction() as con:
+        con.execute("""UPDATE pairs SET extra = '{"chosen_model": "' || ['heron', 'wren', 'finch'][1 + pair_no % 3]
+            || '", "rejected_model": "' || ['wren', 'finch', 'heron'][1 + pair_no % 3] || '"}'""")
+    page = app("values", labels="schwartz by reading", more="Language models", target="Pan-cultural ranking")
+    assert "Field that says who answered" in [one.label for one in page.selectbox]
+    found = page.dataframe[-1].value
+    assert set(found["title"]) == {"heron", "wren", "finch"} and found["wins"].between(0, 1).all()
+
+
 def test_a_topic_narrows_the_page(app: Any) -> None:  # noqa: F811
     page = app("values", labels="value_imprint by reading", topic="Health and fitness (seal by reading)")
     assert 0 < int(page.metric[0].value) < 300
     taught = app("values", labels="schwartz by reading", topic="Health and fitness (seal by reading)",
                  more="What the preference teaches")  # fmt: skip
     assert not taught.exception
+
+
+def test_a_corrected_p_agrees_with_its_interval(audit: Store) -> None:
+    """Below 0.05 before correction for many tests exactly where the interval leaves zero out."""
+    con, mine = audit.read(), labelers(audit, "seal")
+    for method in ("confusion", "prediction"):
+        found = audit_values.corrected(con, 1, mine["builtin"], mine["reading"], How(method))
+        known = found.dropna(subset=["corrected_p"])
+        outside = (known["corrected_gap_low"] > 0) | (known["corrected_gap_high"] < 0)
+        assert len(known) > 10 and ((known["corrected_p"] < 0.05) == outside).all()
+
+
+def test_held_out_decisions_stand_in_for_labels_of_what_was_learned(audit: Store, tmp_path: Path) -> None:
+    """Decisions equal to the readings make the confusion diagonal and the prediction-powered weight full."""
+    con, mine = audit.read(), labelers(audit, "schwartz")
+    one, other = mine["builtin"], mine["reading"]
+    path = tmp_path / "held_out.parquet"
+    con.execute(
+        f"""COPY (SELECT e.hash::VARCHAR AS entry, f.name AS "column", l.value, l.value AS truth FROM labels l
+        JOIN entries e USING (entry_id) JOIN features f USING (feature_id)
+        WHERE l.labeler_id = {other.labeler_id} AND f.taxonomy_id = {one.taxonomy_id}) TO '{path}' (FORMAT parquet)"""
+    )
+    plain = correction_frames.confusion(con, one, other, 1)
+    counted = correction_frames.confusion(con, one, other, 1, held_out=str(path))
+    assert (plain["truth"] != plain["said"]).any() and (counted["truth"] == counted["said"]).all()
+    assert counted["n"].sum() == plain["n"].sum()
+    for sums in correction_frames.gold_sums(con, 1, one, other, held_out=str(path)):
+        assert sums.chosen.total[1] == sums.chosen.total[2]  # truth and said on gold
