@@ -202,8 +202,10 @@ def more(one: audit_classifiers.Judged) -> None:
         with shown["More labels"]:
             learned = audit_classifiers.curve(one)
             if learned is None:
-                st.info("The learning curve is measured for heads on frozen embeddings; a fine-tuned encoder would "
-                        "have to be trained many times. Train a linear head on the same labels to see one.")  # fmt: skip
+                st.info(
+                    "The learning curve is measured for heads on frozen embeddings; a fine-tuned encoder would have to "
+                    "be trained many times. Train a linear head on the same labels to see one."
+                )
             else:
                 base = audit_classifiers.overall(one)
                 flat = pd.DataFrame([{"name": "commonest class", "macro_f1": base["majority"].estimate},
