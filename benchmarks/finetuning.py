@@ -42,7 +42,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 def examples_of(labelled: Sequence[Labelled], name: str) -> Examples:
     """Labelled entries as examples of a taxonomy."""
-    columns = tuple(one for one in taxonomy.load(name).columns() if one.kind in decisions.KINDS)
+    columns = tuple(one for one in taxonomy.load(name).columns() if (name, one.name) in labelled[0].values)
     return Examples(
         columns,
         tuple(one.entry.hash for one in labelled),

@@ -10,29 +10,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine import decisions, evaluation, frozen, heads, taxonomy, training
+from benchmarks.finetuning import examples_of
+from engine import decisions, evaluation, frozen, heads, training
 from engine.builtin import data
-from engine.builtin.data import Labelled
 from engine.examples import Examples
 from engine.intervals import Estimate
 
 KINDS = frozen.KINDS
-
-
-def _examples(labelled: Sequence[Labelled], name: str) -> Examples:
-    columns = tuple(c for c in taxonomy.load(name).columns() if (name, c.name) in labelled[0].values)
-    values = np.array([[one.values[name, c.name] for c in columns] for one in labelled])
-    return Examples(
-        columns, tuple(one.entry.hash for one in labelled), tuple(one.entry.prompt for one in labelled),
-        tuple(one.entry.response for one in labelled), np.array([one.group for one in labelled]),
-        tuple(one.subset for one in labelled), values,
-    )  # fmt: skip
 
 
 def _text(one: Estimate) -> str:
@@ -87,8 +76,10 @@ def run() -> dict[str, Any]:
     labelled = [one for one in data.read_labels(folder, pairs, entries) if one.reading == 1]
     values, _ = data.fulcra(folder, 0)
     found: dict[str, Any] = {"test_data": str(folder.name), "heads": heads.available()}
-    sets = [(f"hh-rlhf, {name}", _examples(labelled, name), labelled) for name in ("value_imprint", "seal", "schwartz")]
-    sets.append(("FULCRA, schwartz, five folds", _examples(values, "schwartz"), values))
+    sets = [
+        (f"hh-rlhf, {name}", examples_of(labelled, name), labelled) for name in ("value_imprint", "seal", "schwartz")
+    ]
+    sets.append(("FULCRA, schwartz, five folds", examples_of(values, "schwartz"), values))
     for title, examples, source in sets:
         rows = frozen.inputs(examples)
         if title.startswith("FULCRA"):
