@@ -85,11 +85,12 @@ def show(job: jobs.Job) -> None:
                 shared.ask("remove", job=job.id)
                 st.rerun(scope="fragment")
             if state.state == "done" and job.kind in WHERE:
+                made = {"view": "Evaluate", "classifier": job.params.get("name", "")}
                 st.page_link(
                     shared.page_path(WHERE[job.kind]),
                     label=f"See {WHERE[job.kind]}",
                     icon=":material/arrow_forward:",
-                    query_params={"dataset": job.dataset},
+                    query_params=made if job.kind == "train" else {"dataset": job.dataset},
                 )
         log = job.path("log.txt")
         if log.exists() and log.stat().st_size:
