@@ -29,9 +29,8 @@ ENCODERS = ["FacebookAI/roberta-base", "microsoft/deberta-v3-base", "microsoft/d
 st.title("Classifiers")
 names = classifiers.names(home())
 view = st.segmented_control(
-    "View", ["Train", "Evaluate"], default="Evaluate" if names else "Train", key="view", bind="query-params",
-    required=True,
-)  # fmt: skip
+    "View", ["Train", "Evaluate"], default="Train", key="view", bind="query-params", required=True
+)
 
 
 def train() -> None:
