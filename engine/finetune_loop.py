@@ -105,6 +105,28 @@ def balanced(blocks: Sequence[Block], truth: np.ndarray, weight: np.ndarray) -> 
     return weight * ((weight > 0).any(1).sum() / max(counted.sum(), 1e-9))
 
 
+def begin_at_shares(network: Any, rows: Rows, blocks: Sequence[Block]) -> None:
+    """Set the head's bias so that it begins with the labels' shares (Lin et al. 2017, section 4.1, for rare classes):
+    with a few hundred entries, learning those would take most of the steps there are."""
+    import torch
+
+    counts = rows.weight * rows.factor[:, None]
+    bias = np.zeros(rows.truth.shape[1])
+    for kind, places in blocks:
+        own = list(places)
+        hits, total = (counts * rows.truth)[:, own].sum(0), counts[:, own].sum(0)
+        share = hits / np.maximum(hits.sum() if kind == "choice" else total, 1e-9)
+        if kind == "number":
+            bias[own] = share
+            continue
+        share = np.clip(share, 1e-3, 1 - 1e-3)
+        bias[own] = np.log(share) if kind == "choice" else np.where(total > 0, np.log(share / (1 - share)), 0.0)
+    heads = [one for one in network.modules() if isinstance(one, torch.nn.Linear) and one.out_features == len(bias)]
+    if heads and heads[-1].bias is not None:
+        with torch.no_grad():
+            heads[-1].bias.copy_(torch.from_numpy(bias))
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether that is what the error says; each device says it in its own way."""
     import torch
@@ -179,7 +201,7 @@ class Loop:
     def run(self, judge: Callable[[], dict[str, float]] | None) -> dict[str, Any]:
         """Train; leaves the network with the weights of the best epoch, by what `judge` says after each (loss, and
         f1 where it can be told), or of the last where nothing judges. Returns epochs, best_epoch, history,
-        batch_size, accumulate, seconds."""
+        batch_size, accumulate, seconds by the clock and of processor, also of processes that were killed."""
         import torch
 
         plan = self._plan
@@ -187,7 +209,7 @@ class Loop:
         done = self._resumed()
         devices = [torch.device(plan.device)] if plan.device.startswith("cuda") else []
         while done["epoch"] < plan.epochs and not self._enough(done):
-            began, epoch = time.perf_counter(), done["epoch"]
+            began, busy, epoch = time.perf_counter(), time.process_time(), done["epoch"]
             with torch.random.fork_rng(devices):
                 lost = self._epoch(epoch)
             told = {"epoch": epoch + 1, "train_loss": lost, **(judge() if judge else {})}
@@ -197,6 +219,7 @@ class Loop:
             better = judge is None or best is None or self._value(told) < self._value(best)
             done["best"] = epoch + 1 if better else done["best"]
             done["seconds"] += time.perf_counter() - began
+            done["cpu_seconds"] += time.process_time() - busy
             self._keep(done, better)
             self._tell(epoch + 1, 0.0, **{key: told[key] for key in ("loss", "f1") if key in told})
         kept = torch.load(self._folder / f"best-{done['best']}.pt", map_location=plan.device, weights_only=True)
@@ -204,7 +227,8 @@ class Loop:
         step = plan.batch_size * plan.accumulate
         return {
             "epochs": done["epoch"], "best_epoch": done["best"], "history": done["history"],
-            "seconds": round(done["seconds"], 1), "batch_size": self._micro, "accumulate": -(-step // self._micro),
+            "seconds": round(done["seconds"], 1), "cpu_seconds": round(done["cpu_seconds"], 1),
+            "batch_size": self._micro, "accumulate": -(-step // self._micro),
         }  # fmt: skip
 
     def _value(self, told: dict[str, float]) -> tuple[float, float]:
@@ -288,7 +312,7 @@ class Loop:
 
         path = self._folder / STATE
         if not path.exists():
-            return {"epoch": 0, "best": 0, "history": [], "seconds": 0.0}
+            return {"epoch": 0, "best": 0, "history": [], "seconds": 0.0, "cpu_seconds": 0.0}
         kept = torch.load(path, map_location=self._plan.device, weights_only=True)
         self._network.load_state_dict(kept["network"])
         self._optimizer.load_state_dict(kept["optimizer"])

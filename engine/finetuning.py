@@ -259,6 +259,7 @@ def _trained(
         train, out = held_out(labelled.groups, STOPPING_SHARE, seed)
         inner, stopping = labelled.take(train), labelled.take(out)
     rows = rows_of(inner, head, tokenizer, params, thin=True)
+    finetune_loop.begin_at_shares(network, rows, head.blocks())
     plan = Plan(
         int(params["epochs"]), params["learning_rate"], int(params["batch_size"]), int(params["accumulate"]),
         int(params["patience"]), params["metric"], params["warmup"], params["weight_decay"], precision, where, seed,

@@ -215,7 +215,7 @@ def test_every_task_learns_what_the_words_say(
     (home / "taxonomies").mkdir()
     (home / "taxonomies" / "tiny.yaml").write_text(TAXONOMY)
     train, test = examples(240, columns), examples(80, columns, seed=1)
-    given = params(still, epochs=10, learning_rate=2e-3, taxonomy="tiny", **more)
+    given = params(still, epochs=14, learning_rate=2e-3, taxonomy="tiny", **more)
     model = fitted(train, given, tmp_path / "work")
     scores = f1(test, model.logits(test.prompts, test.responses))
     assert min(scores.values()) > 0.75, scores
@@ -228,6 +228,17 @@ def test_every_task_learns_what_the_words_say(
         "regression": (["value"], "regression"),
     }["choice" if columns == (KIND,) else "shared" if more["task"] == "auto" else more["task"]]
     assert list(config["id2label"].values()) == names and config["problem_type"].startswith(problem)
+
+
+def test_training_begins_with_the_labels_shares(still: Path, tmp_path: Path) -> None:
+    from scipy.special import expit, softmax
+
+    some = examples(100, (WARM, KIND))
+    some = replace(some, values=np.stack([np.arange(100) < 5, np.arange(100) % 10 // 5 * 2.0], axis=1))
+    model = fitted(some, params(still, epochs=1, learning_rate=1e-9), tmp_path)
+    logits = model.logits(some.prompts, some.responses)
+    assert expit(logits[:, 0]).mean() == pytest.approx(0.05, abs=0.05)
+    np.testing.assert_allclose(softmax(logits[:, 1:], axis=1).mean(0), [0.5, 0.0, 0.5], atol=0.15)
 
 
 def test_columns_are_masked_where_nobody_labelled(bert: Path, tmp_path: Path) -> None:
