@@ -19,6 +19,7 @@ import pandas as pd
 
 from engine import answers, queues
 from engine.answers import CURRENT, GOLD
+from engine.marks import rows_of
 from engine.queues import Queue
 from engine.records import SignetError, Turn, turns_from_json
 from engine.store import Store, ensure_labeler
@@ -282,12 +283,12 @@ def write_labels(con: duckdb.DuckDBPyConnection, of: Queue, annotator: str, entr
         merged.setdefault(entry, {}).update(json.loads(answer))
     labels = [(entry, columns[column], value) for entry, answer in merged.items()
               for column, value in answers.as_labels(taxonomy, answer).items()]  # fmt: skip
-    con.execute(
+    rows_of(con, "labels", labeler).execute(
         "DELETE FROM labels WHERE labeler_id = $by AND entry_id IN (SELECT unnest($entries::BIGINT[])) "
         "AND feature_id IN (SELECT unnest($columns::INTEGER[]))",
         {"by": labeler, "entries": list(entry_ids), "columns": list(columns.values())},
     )
-    con.execute(
+    rows_of(con, "labels", labeler).execute(
         "INSERT INTO labels SELECT unnest($entries::BIGINT[]), unnest($columns::INTEGER[]), $by, "
         "unnest($values::DOUBLE[]), NULL",
         {"entries": [a for a, _, _ in labels], "columns": [b for _, b, _ in labels], "by": labeler,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import catalog, ingest, jobs, labelers, models, taxonomy
+from engine.marks import rows_of
 from engine.settings import BUILTIN
 from engine.store import Store, ensure_labeler, ensure_model, ensure_taxonomy
 
@@ -54,7 +55,7 @@ def load_demo(store: Store) -> dict[str, Any]:
             if spec.revision != revision:
                 continue  # scored by other heads than these: scoring again is right, showing them is not
             model_id = ensure_model(con, spec.name, spec.kind, spec.revision, spec.params)
-            con.execute(
+            rows_of(con, "rewards", model_id).execute(
                 """
                 INSERT INTO rewards SELECT e.entry_id, ?, r.reward, r.n_tokens, r.truncated
                 FROM demo_rewards r JOIN entries e ON e.hash = r.entry::UUID
@@ -82,7 +83,7 @@ def _attach(con: Any, path: Path) -> int:
         params = ours.params if ours is not None else {"shipped": path.stem}
         labeler_id = ensure_labeler(con, name, kind, revision, params)
         for column, feature_id in ensure_taxonomy(con, chosen).items():
-            row = con.execute(
+            row = rows_of(con, "labels", labeler_id).execute(
                 """
                 INSERT INTO labels
                 SELECT entry_id, $feature, $labeler, value, confidence FROM shipped_here s

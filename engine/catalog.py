@@ -6,11 +6,13 @@ Every function takes a DuckDB connection from `Store.read()` and reads the last 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
+from engine import tallies
 from engine.records import SignetError
 
 
@@ -96,10 +98,7 @@ def dataset(con: duckdb.DuckDBPyConnection, name: str) -> Dataset:
 
 
 # The entries of a dataset ($dataset), and a rewriter's (?) latest rewrite of every entry, as tables in a query.
-ENTRIES_OF = """(
-    SELECT DISTINCT entry_id FROM (
-        SELECT chosen AS entry_id FROM pairs WHERE dataset_id = $dataset
-        UNION ALL SELECT rejected FROM pairs WHERE dataset_id = $dataset AND rejected IS NOT NULL))"""
+ENTRIES_OF = tallies.ENTRIES_OF
 LATEST_REWRITES = """(
     SELECT entry_id, arg_max(rewritten_id, (created_at, rewritten_id)) AS rewritten_id,
         arg_max(similarity, (created_at, rewritten_id)) AS similarity
@@ -108,18 +107,16 @@ LATEST_REWRITES = """(
 
 def models(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Model]:
     """Reward models with at least one reward for an entry of the dataset, oldest first."""
+    counted = tallies.rewards(con, dataset_id)
     rows = con.execute(
-        f"""
-        SELECT m.model_id, m.name, m.kind, m.revision, m.params, count(*), count_if(r.truncated),
-            count(*) OVER (PARTITION BY m.name)
-        FROM rewards r SEMI JOIN {ENTRIES_OF} d ON d.entry_id = r.entry_id JOIN models m USING (model_id)
-        GROUP BY m.model_id, m.name, m.kind, m.revision, m.params ORDER BY m.model_id
-        """,
-        {"dataset": dataset_id},
+        "SELECT model_id, name, kind, revision, params FROM models WHERE model_id IN (SELECT unnest(?::INTEGER[])) "
+        "ORDER BY model_id",
+        [list(counted)],
     ).fetchall()
+    names = Counter(str(row[1]) for row in rows)
     return [
-        Model(i, name, name if same == 1 else f"{name} #{i}", kind, revision, json.loads(params), n, truncated)
-        for i, name, kind, revision, params, n, truncated, same in rows
+        Model(i, name, name if names[name] == 1 else f"{name} #{i}", kind, revision, json.loads(params), *counted[i])
+        for i, name, kind, revision, params in rows
     ]
 
 
@@ -135,19 +132,24 @@ def model(con: duckdb.DuckDBPyConnection, dataset_id: int, name: str) -> Model:
 
 def labelers(con: duckdb.DuckDBPyConnection, dataset_id: int) -> list[Labeler]:
     """Labelers, one a taxonomy version, with at least one label for an entry of the dataset."""
+    counted = tallies.labels(con, dataset_id)
     rows = con.execute(
-        f"""
+        """
         WITH counted AS (
-            SELECT l.labeler_id, f.taxonomy_id, l.feature_id, count(*) AS n
-            FROM labels l SEMI JOIN {ENTRIES_OF} d ON d.entry_id = l.entry_id JOIN features f USING (feature_id)
-            GROUP BY ALL)
+            SELECT unnest($labelers::INTEGER[]) AS labeler_id, unnest($features::INTEGER[]) AS feature_id,
+                unnest($counts::BIGINT[]) AS n)
         SELECT b.labeler_id, b.name, b.kind, b.revision, t.name, t.taxonomy_id, max(n), sum(n)::BIGINT,
             count(*) OVER (PARTITION BY b.name, t.name)
-        FROM counted c JOIN labelers b USING (labeler_id) JOIN taxonomies t USING (taxonomy_id)
+        FROM counted c JOIN features f USING (feature_id) JOIN labelers b USING (labeler_id)
+        JOIN taxonomies t USING (taxonomy_id)
         GROUP BY b.labeler_id, b.name, b.kind, b.revision, t.name, t.taxonomy_id
         ORDER BY t.taxonomy_id, b.labeler_id
         """,
-        {"dataset": dataset_id},
+        {
+            "labelers": [labeler for labeler, _ in counted],
+            "features": [feature for _, feature in counted],
+            "counts": list(counted.values()),
+        },
     ).fetchall()
     return [
         Labeler(i, name, name if same == 1 else f"{name} #{i}.{t}", kind, revision, taxonomy, t, n, total)

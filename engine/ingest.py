@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from engine import jobs
+from engine.marks import rows_of
 from engine.records import SignetError
 from engine.store import FLAGS, Store, record_run
 
@@ -18,7 +19,7 @@ def _seen(con: duckdb.DuckDBPyConnection, job: jobs.Job, shard: str) -> bool:
 
 
 def _rewards(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) -> None:
-    con.execute(
+    rows_of(con, "rewards", job.params["model_id"]).execute(
         """
         INSERT INTO rewards
         SELECT e.entry_id, $model, any_value(r.reward), any_value(r.n_tokens), any_value(r.truncated)
@@ -31,7 +32,7 @@ def _rewards(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) ->
 
 
 def _labels(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) -> None:
-    con.execute(
+    rows_of(con, "labels", job.params["labeler_id"]).execute(
         """
         INSERT INTO labels
         SELECT e.entry_id, f.feature_id, $labeler, any_value(r.value), any_value(r.confidence)
@@ -190,7 +191,7 @@ def take_dataset(store: Store, job: jobs.Job) -> dict[str, Any]:
 
 def _insert_pairs(con: duckdb.DuckDBPyConnection, dataset_id: int) -> None:
     bit = {name: value for name, (value, _) in FLAGS.items()}
-    con.execute(f"""
+    rows_of(con, "pairs", dataset_id).execute(f"""
         INSERT INTO pairs
         WITH joined AS (
             SELECT part.*, p.prompt_id, c.entry_id AS c, r.entry_id AS r,

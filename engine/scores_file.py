@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from engine.catalog import Dataset
+from engine.marks import rows_of
 from engine.records import SignetError
 from engine.store import Store, ensure_model, record_run
 
@@ -102,7 +103,7 @@ def take(store: Store, data: Dataset, path: Path, name: str | None = None) -> di
         names = [str(row[0]) for row in con.execute(f"SELECT DISTINCT model FROM matched WHERE {good}").fetchall()]
         for one in sorted(names):
             model_id = ensure_model(con, one, "file", digest, {"file": path.name})
-            con.execute(
+            rows_of(con, "rewards", model_id).execute(
                 f"""
                 INSERT INTO rewards SELECT entry_id, $id, any_value(reward), NULL, NULL FROM matched m
                 WHERE {good} AND model = $model AND NOT EXISTS (

@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import duckdb
 
+from engine.marks import Writing
 from engine.records import SignetError
 from engine.taxonomy import Taxonomy
 
@@ -89,7 +90,20 @@ def _v3(con: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1, _v2, _v3]
+def _v4(con: duckdb.DuckDBPyConnection) -> None:
+    # Marks say what has changed (engine.marks); tallies and spans are counts that hold as long as the marks they carry
+    # are current (engine.tallies).
+    con.execute("""
+        CREATE TABLE marks (kind VARCHAR, owner BIGINT, mark VARCHAR);
+        CREATE TABLE tallies (
+            dataset_id INTEGER, kind VARCHAR, owner INTEGER, feature_id INTEGER, n BIGINT, n_truncated BIGINT,
+            state VARCHAR);
+        CREATE TABLE spans (dataset_id INTEGER, first_entry BIGINT, last_entry BIGINT, state VARCHAR);
+    """)
+    con.execute("INSERT INTO marks VALUES ('store', 0, ?)", [uuid.uuid4().hex])
+
+
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection], None]] = [_v1, _v2, _v3, _v4]
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> None:
@@ -120,6 +134,18 @@ class StoreBusy(SignetError):
     """Another process owns the store."""
 
 
+def memory_limit() -> int:
+    """MiB that DuckDB may use before it spills to disk: SIGNET_MEMORY_MB, else a quarter of the memory, at most 2048.
+
+    Enough for every query at 10 million pairs; the arrays of an audit come on top.
+    """
+    wanted = os.environ.get("SIGNET_MEMORY_MB")
+    if wanted:
+        return max(256, int(wanted))
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return max(512, min(2048, machine // 4))
+
+
 RELEASE = "release"  # a file in the store's folder: a dashboard asks the command that owns the store to let go
 
 
@@ -148,12 +174,17 @@ class Store:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
         self._writer = threading.RLock()
-        self.version = 0  # grows with every committed change: the key of everything cached from this store
+        self.version = 0  # grows with every committed change that a page could show: the key of what is cached
         (home / RELEASE).unlink(missing_ok=True)
         try:
             spill = home / "spill"
             self._con = duckdb.connect(
-                str(home / "signet.duckdb"), config={"temp_directory": str(spill), "preserve_insertion_order": "false"}
+                str(home / "signet.duckdb"),
+                config={
+                    "temp_directory": str(spill),
+                    "preserve_insertion_order": "false",
+                    "memory_limit": f"{memory_limit()}MiB",
+                },
             )
             migrate(self._con)
         except BaseException as error:
@@ -180,14 +211,19 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor inside BEGIN ... COMMIT; rolled back on any exception. Writers wait for each other."""
+        """A cursor inside BEGIN ... COMMIT; rolled back on any exception. Writers wait for each other.
+
+        What was written gets new marks (engine.marks) in the same transaction.
+        """
         with self._writer:
             con = self._con.cursor()
             con.execute("BEGIN")
+            writing = Writing(con)
             try:
-                yield con
+                yield cast(duckdb.DuckDBPyConnection, writing)
+                writing.mark()
                 con.execute("COMMIT")
-                self.version += 1
+                self.version += writing.loud
             except BaseException:
                 con.execute("ROLLBACK")
                 raise
