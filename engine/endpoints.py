@@ -133,14 +133,14 @@ class OpenAIEndpoint:
         if isinstance(error, o.RateLimitError):
             if getattr(error, "code", None) == "insufficient_quota":
                 return Refused(f"The account at {self.base_url} has no quota left: {text[:200]}")
-            return Busy("rate limit", _retry_after(error.response.headers))
+            return Busy("rate limit", retry_after(error.response.headers))
         if isinstance(error, o.BadRequestError | o.UnprocessableEntityError):
             if re.search(r"context|too (?:long|large)|maximum.*tokens", text, re.I):
                 return Unanswerable(text[:200])
             if mode != "text" and re.search(r"response_format|json_schema|schema|grammar|format", text, re.I):
                 return TooStrict(text[:200])
             return Unanswerable(text[:200])
-        after = _retry_after(error.response.headers) if isinstance(error, o.APIStatusError) else None
+        after = retry_after(error.response.headers) if isinstance(error, o.APIStatusError) else None
         return Busy(f"{type(error).__name__}: {text[:120]}", after)
 
     async def revision(self) -> str:
@@ -165,7 +165,8 @@ def chat_body(
     return body
 
 
-def _retry_after(headers: Any) -> float | None:
+def retry_after(headers: Any) -> float | None:
+    """Seconds that an answer asks to wait, at most 300; None where it says nothing."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             return min(float(headers[name]) / unit, 300.0)
