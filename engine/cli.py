@@ -99,14 +99,14 @@ def _import(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _score(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     options = _options(args.option) | ({"name": args.as_name} if args.as_name else {})
     model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
-    started = client.call("score", dataset=args.dataset, model=model, limit=args.limit, options=options)
+    started = client.call("score", dataset=args.dataset, model=model, limit=args.limit, options=options, on=args.on)
     return _run_job(client, started["job"]) if "job" in started else started
 
 
 def _label(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     started = client.call(
         "label", dataset=args.dataset, labeler=args.labeler, taxonomy_name=args.taxonomy, limit=args.limit,
-        options=_options(args.option),
+        options=_options(args.option), on=args.on,
     )  # fmt: skip
     return _run_job(client, started["job"])
 
@@ -167,7 +167,7 @@ def _jobs(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     for verb in ("cancel", "resume", "remove"):
         identity = getattr(args, verb)
         if identity:
-            client.call(verb, job=identity)
+            client.call(verb, job=identity, **({"on": args.on} if verb == "resume" else {}))
             return _run_job(client, identity) if verb == "resume" else {"job": identity, "state": verb}
     listed = []
     for job in jobs.all_jobs(client.home):
@@ -206,6 +206,9 @@ def parser() -> argparse.ArgumentParser:
     def option(made: argparse.ArgumentParser, text: str) -> None:
         made.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
 
+    def place(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--on", metavar="WHERE", help="local (default), ray, ray://HOST:10001 or HOST:6379")
+
     made = command("import", _import, "Read a dataset into the store.", "import hh-rlhf-test --name hh")
     made.add_argument("source", help="a file, a folder, a quoted glob, a hub id, or hh-rlhf-test")
     made.add_argument("--name", required=True, help="what to call the dataset")
@@ -217,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
     made.add_argument("--as", dest="as_name", help="name of the model whose scores a file holds")
     option(made, "how to score: format=chat, dtype=float16, max_length=1024, ...")
+    place(made)
 
     made = command("label", _label, "Label a dataset's entries.", "label hh --labeler builtin --taxonomy seal")
     made.add_argument("dataset")
@@ -226,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     option(
         made, "options of a language model: base_url=http://..., concurrency=32, ceiling=5, batch=true, order=reversed"
     )
+    place(made)
 
     made = command("rewrite", _rewrite, "Reword a dataset's answers.",
                    "rewrite hh --how synonyms --label-with builtin --score-with builtin-post")  # fmt: skip
@@ -276,6 +281,7 @@ def parser() -> argparse.ArgumentParser:
     made = command("jobs", _jobs, "List jobs; cancel, resume or forget one.", "jobs --resume score-0123456789")
     for verb, text in (("cancel", "stop it"), ("resume", "go on with it"), ("remove", "forget it, keep its results")):
         made.add_argument(f"--{verb}", metavar="JOB", help=text)
+    place(made)
 
     made = command("delete", _delete, "Delete a dataset with what only it uses.", "delete hh")
     made.add_argument("dataset")

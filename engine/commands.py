@@ -51,14 +51,18 @@ def import_dataset(store: Store, source: str, name: str, options: dict[str, Any]
 
 
 def score(
-    store: Store, dataset: str, model: str, limit: int | None = None, options: dict[str, Any] | None = None
-) -> Result:
+    store: Store, dataset: str, model: str, limit: int | None = None, options: dict[str, Any] | None = None,
+    on: str | None = None,
+) -> Result:  # fmt: skip
     """Start scoring what has no reward by that model yet; a file of scores is taken at once.
 
-    `limit`: that many pairs, drawn at random. `options`: input format, precision and such; see engine.models.
+    `limit`: that many pairs, drawn at random. `options`: input format, precision and such; see engine.models. `on`:
+    this machine or a Ray cluster; see engine.jobs.checked_place.
     """
     data = catalog.dataset(store.read(), dataset)
     if scores_file.looks_like(model):
+        if on not in (None, jobs.HERE):
+            raise SignetError("A file of scores is read here, at once; leave --on out.")
         return scores_file.take(store, data, Path(model), (options or {}).get("name"))
     spec = models.resolve(model, options or {})
     with store.transaction() as con:
@@ -77,8 +81,9 @@ def label(
     limit: int | None = None,
     options: dict[str, Any] | None = None,
 ) -> Result:
-    """Start labelling what has no label of that taxonomy by that labeler yet."""
+    """Start labelling what has no label of that taxonomy by that labeler yet. `on`: see `score`."""
     data = catalog.dataset(store.read(), dataset)
+    on: str | None = None,
     chosen = taxonomy.load(taxonomy_name)
     spec = labelers.resolve(labeler, chosen, options)
     with store.transaction() as con:
@@ -94,7 +99,7 @@ def label(
     size = _shard_size(options or {}) if spec.kind == "lm" else None
     shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [labeler_id, feature_ids], limit, size)
     title = f"Label {dataset} with {spec.name} ({chosen.name})"
-    return {"job": jobs.create(store.home, "label", dataset, title, params, shards).id}
+    return {"job": jobs.create(store.home, "label", dataset, title, params, shards, on).id}
 
 
 def _network(asks: bool) -> dict[str, str]:
@@ -232,8 +237,8 @@ def cancel(store: Store, job: str) -> Result:
     return {"job": job}
 
 
-def resume(store: Store, job: str) -> Result:
-    """Queue a failed or cancelled job again; it goes on with what has no result."""
+def resume(store: Store, job: str, on: str | None = None) -> Result:
+    """Queue a failed or cancelled job again; it goes on with what has no result, where it ran or `on` another place."""
     found = jobs.require(store.home, job)
     state = jobs.read_state(found).state
     if state not in ("failed", "cancelled"):
@@ -247,6 +252,8 @@ def resume(store: Store, job: str) -> Result:
 def remove_job(store: Store, job: str) -> Result:
     """Forget an ended job; its results stay."""
     jobs.remove(jobs.require(store.home, job))
+    if on is not None:
+        jobs.move(found, on)
     return {"job": job}
 
 

@@ -3,6 +3,7 @@
 A job is `jobs/<id>/`:
 
     job.json            what to do: kind, parameters, inputs by name; never changes
+    executor.json       where, if not on this machine; no part of what the job is, so that it can go on elsewhere
     manifest.json       shards with their number of entries and characters; never changes
     in-00007.parquet    entries of shard 7, until its results are in the store
     part-00007.parquet  results of shard 7, written whole and renamed into place
@@ -11,8 +12,9 @@ A job is `jobs/<id>/`:
     log.txt             what the worker printed
 
 A shard is left to do exactly if its `in` file exists and its `part` file does not, so resuming is listing a
-folder. The owner takes a part in one transaction that also notes the shard as ingested, then removes `in`, then
-`part`: killed between any two steps, nothing is lost or doubled.
+folder; who works on it holds a lock on its `in` file (engine.claims). The owner takes a part in one transaction that
+also notes the shard as ingested, then removes `in`, then `part`: killed between any two steps, nothing is lost or
+doubled.
 
 Shards are a random partition of the pairs, both sides of a pair in one shard, sorted by length inside: partial
 results are an unbiased sample and the rate is steady from the first shard on.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -37,6 +40,8 @@ from engine.records import SignetError, content_hash
 
 LANES = {"import": "import", "score": "compute", "label": "compute", "rewrite": "compute", "train": "compute"}
 ENDED = ("done", "failed", "cancelled")
+MOVABLE = ("score", "label", "rewrite")  # what Ray can do for us
+HERE = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +106,40 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     os.replace(temporary, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def job_id(kind: str, dataset: str, params: dict[str, Any]) -> str:
     """Content-addressed: asking for the same thing again is the same job."""
     return f"{kind}-{content_hash([kind, dataset, params], 10)}"
 
 
 def create(
-    home: Path, kind: str, dataset: str, title: str, params: dict[str, Any], shards: Iterable[pa.Table] = ()
-) -> Job:
+    home: Path, kind: str, dataset: str, title: str, params: dict[str, Any], shards: Iterable[pa.Table] = (),
+    on: str | None = None,
+) -> Job:  # fmt: skip
     """Make a job's folder, whole or not at all. An ended job of the same id is replaced, a live one returned.
 
-    Each shard is a table with columns entry (32 hex), prompt (JSON turns), response.
+    Each shard is a table with columns entry (32 hex), prompt (JSON turns), response. `on`: where to run it (see
+    `checked_place`), None: wherever it runs already, else what SIGNET_ON says, else here.
     """
     identity = job_id(kind, dataset, params)
     folder = home / "jobs" / identity
     existing = find(home, identity)
     if existing and read_state(existing).state not in ENDED:
+        if on is not None and checked_place(on, kind, params) != place(existing):
+            raise SignetError(
+                f"Job {identity} is under way on {place(existing)}; cancel it, then "
+                f"`python -m engine jobs --resume {identity} --on {on}` goes on with it there."
+            )
         return existing
+    if on is None and movable(kind, params):
+        on = os.environ.get("SIGNET_ON")
+    on = checked_place(on, kind, params) if on else HERE
     building = home / "jobs" / f".{identity}.{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -134,6 +156,8 @@ def create(
     del body["folder"]
     write_json(building / "manifest.json", manifest)
     write_json(building / "state.json", asdict(State()))
+    if on != HERE:
+        write_json(building / "executor.json", {"on": on})
     write_json(building / "job.json", body)
     if folder.exists():
         for kept in (*folder.glob("spent.json"), *folder.glob("batch-*")):  # what was paid for stays on the bill
@@ -141,6 +165,34 @@ def create(
         shutil.rmtree(folder)
     os.replace(building, folder)
     return job
+
+
+def movable(kind: str, params: dict[str, Any]) -> bool:
+    """Whether a job computes by shards, so that other machines can do it."""
+    return kind in MOVABLE and params.get("lane") != "network"
+
+
+def checked_place(on: str, kind: str, params: dict[str, Any]) -> str:
+    """Where to run a job, as executor.json holds it: local, ray, ray://HOST:PORT or HOST:PORT; SignetError if not."""
+    on = on.strip()
+    if not re.fullmatch(r"local|ray|(ray://)?[\w.\-]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:]+\]:\d{1,5}", on):
+        raise SignetError(f"--on {on!r}: say local, ray (this machine), ray://HOST:10001, or HOST:6379.")
+    if on != HERE and not movable(kind, params):
+        if params.get("lane") == "network":
+            raise SignetError("Questions to a language model wait for its server, so they are asked from here; "
+                              "leave --on out.")  # fmt: skip
+        raise SignetError(f"A job of kind {kind!r} runs on this machine only; leave --on out.")
+    return on
+
+
+def place(job: Job) -> str:
+    """Where a job runs: local, or an address of Ray."""
+    return str((read_json(job.path("executor.json")) or {}).get("on", HERE))
+
+
+def move(job: Job, on: str) -> None:
+    """Let a job that does not run now go on elsewhere."""
+    write_json(job.path("executor.json"), {"on": checked_place(on, job.kind, job.params)})
 
 
 def find(home: Path, identity: str) -> Job | None:

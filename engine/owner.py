@@ -19,10 +19,10 @@ from typing import Any
 
 from engine import commands, ingest, jobs, worker
 from engine.records import SignetError
-from engine.settings import ROOT, worker_slots
+from engine.settings import ROOT, slot_environment, worker_slots
 from engine.store import Store
 
-ATTEMPTS = 3  # starts without a finished shard before a job is called failed
+ATTEMPTS = 3  # ends without a finished shard before a job is called failed
 log = logging.getLogger("signet.owner")
 
 
@@ -130,39 +130,43 @@ class Owner:
 
     # --- workers ---
     def _keep_workers(self, job: jobs.Job, state: jobs.State) -> None:
-        alone = job.kind == "import" or job.params.get("lane") == "network"  # asks many at once by itself
-        slots = 1 if alone else min(worker_slots(), max(1, len(jobs.left(job))))
-        for slot in range(slots):
-            process = self._processes.get((job.id, slot))
-            if process is not None:
-                code = process.poll()
-                if code is None:
-                    continue
-                del self._processes[(job.id, slot)]
-                error = jobs.read_json(job.path("error.json"))
-                if error:
-                    self._fail(job, error["error"])
-                    return
-                if code == 0 and job.kind == "import" and job.path("report.json").exists():
-                    return
-                if code < 0 and state.attempts >= ATTEMPTS:
-                    name = signal.Signals(-code).name
-                    self._fail(
-                        job,
-                        f"The worker was killed {ATTEMPTS} times in a row by {name} without finishing a shard, most "
-                        "likely for lack of memory; free some or choose a smaller model, then resume.",
-                    )
-                    return
-            if worker.running(job, slot):
-                continue  # a worker that outlived an earlier owner; it stops after its shard
+        for key in [key for key in self._processes if key[0] == job.id]:
+            code = self._processes[key].poll()
+            if code is None:
+                continue
+            del self._processes[key]
+            error = jobs.read_json(job.path("error.json"))
+            if error:
+                self._fail(job, error["error"])
+                return
+            if code == 0 and job.kind == "import" and job.path("report.json").exists():
+                return
+            state = jobs.set_state(job, attempts=state.attempts + 1)
+            if code < 0 and state.attempts >= ATTEMPTS:
+                name = signal.Signals(-code).name
+                self._fail(
+                    job,
+                    f"The worker was killed {ATTEMPTS} times in a row by {name} without finishing a shard, most "
+                    "likely for lack of memory; free some or choose a smaller model, then resume.",
+                )
+                return
             if state.attempts >= ATTEMPTS * 4:
                 self._fail(job, "The worker keeps ending without a result; see the log, then resume.")
                 return
-            state = jobs.set_state(job, attempts=state.attempts + 1)
-            self._processes[(job.id, slot)] = self._spawn(job, slot, slots)
+        slots = self._slots(job)
+        for slot in range(min(slots, max(1, len(jobs.left(job))))):
+            # A worker may have outlived an earlier owner; it stops after its shard.
+            if (job.id, slot) not in self._processes and not worker.running(job, slot):
+                self._processes[(job.id, slot)] = self._spawn(job, slot, slots)
+
+    def _slots(self, job: jobs.Job) -> int:
+        """Workers side by side: one for what asks or drives many by itself, else what machine and shards allow."""
+        alone = job.kind == "import" or job.params.get("lane") == "network" or jobs.place(job) != jobs.HERE
+        return 1 if alone else max(1, min(worker_slots(), len(jobs.read_json(job.path("manifest.json")) or [])))
 
     def _spawn(self, job: jobs.Job, slot: int, slots: int) -> subprocess.Popen[bytes]:
-        job.path("error.json").unlink(missing_ok=True)
+        if not any(key[0] == job.id for key in self._processes):
+            job.path("error.json").unlink(missing_ok=True)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
         with open(job.path("log.txt"), "ab") as output:
             return subprocess.Popen(
@@ -170,7 +174,7 @@ class Owner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env=environment | slot_environment(slot, slots),
                 cwd=ROOT,
             )
 

@@ -1,7 +1,9 @@
 """The worker process: `python -m engine.worker JOB_FOLDER [SLOT SLOTS]` fills a job's shards and exits.
 
-It opens no store. It stops by itself after the current shard when its parent is gone or the job is cancelled, and
-never runs twice for the same slot (a file lock). Failures end in `error.json`: one sentence.
+It opens no store. Workers side by side (slots) take whatever shard is free (engine.claims); one that finds none waits
+until the job's last is done, in case another dies. It stops by itself after the current shard when its parent is gone
+or the job is cancelled, and never runs twice for the same slot (a file lock). Failures end in `error.json`: one
+sentence. A job that is to run on Ray has one worker, which drives those on the cluster (engine.ray_executor).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from engine import jobs
+from engine import claims, jobs
 from engine.records import SignetError
+
+WAIT = 0.2  # seconds between two looks for a free shard
 
 
 class Work(Protocol):
@@ -88,8 +93,13 @@ def running(job: jobs.Job, slot: int) -> bool:
     return False
 
 
+def stopped(job: jobs.Job, parent: int) -> bool:
+    """Whether a worker should go no further: the process that started it is gone, or the job is cancelled."""
+    return os.getppid() != parent or job.path("cancel").exists()
+
+
 def work_through(job: jobs.Job, slot: int, slots: int) -> None:
-    """Fill every shard of this slot that has no result yet."""
+    """Fill shards that have no result yet, side by side with the workers of the other slots, until all are filled."""
     if job.kind == "import":
         from engine.datasets import import_parts
 
@@ -97,29 +107,50 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
         return
     parent = os.getppid()
     work: Work | None = None
-    seconds = entries = chars = 0.0
-    for shard in jobs.left(job):
-        if shard % slots != slot:
+    waiting: deque[int] = deque()
+    done = {"seconds": 0.0, "entries": 0, "chars": 0}
+    job.path(f"progress-{slot}.json").unlink(missing_ok=True)
+    while not stopped(job, parent):
+        claim = claims.take(job, waiting)
+        if claim is None:
+            if not jobs.left(job):
+                return
+            time.sleep(WAIT)
             continue
-        if os.getppid() != parent or job.path("cancel").exists():
-            return
         if work is None:
             work = open_work(job)
-            jobs.write_json(job.path("environment.json"), environment() | work.environment)
-        try:
-            table = pq.read_table(job.path(f"in-{shard:05d}.parquet"))
-        except FileNotFoundError:
-            continue
+            jobs.write_json(job.path("environment.json"), environment() | work.environment | {"workers": slots})
+        table = pq.read_table(claim.path)
         began = time.perf_counter()
         result = work.run(table)
-        seconds += time.perf_counter() - began
-        entries += table.num_rows
-        chars += sum(pc.sum(pc.utf8_length(table.column(c))).as_py() or 0 for c in ("prompt", "response"))
-        jobs.write_parquet(job.path(f"part-{shard:05d}.parquet"), result)
-        jobs.write_json(
-            job.path("progress.json"),
-            {"seconds": seconds, "entries": entries, "chars": chars, **work.environment.get("progress", {})},
-        )
+        done["seconds"] += time.perf_counter() - began
+        done["entries"] += table.num_rows
+        done["chars"] += sum(pc.sum(pc.utf8_length(table.column(c))).as_py() or 0 for c in ("prompt", "response"))
+        jobs.write_parquet(job.path(f"part-{claim.shard:05d}.parquet"), result)
+        claim.release()
+        _report(job, slot, slots, {**done, **work.environment.get("progress", {})})
+
+
+def _report(job: jobs.Job, slot: int, slots: int, mine: dict[str, Any]) -> None:
+    """Write what this worker did into the job's progress, which is that of all slots together."""
+    if slots == 1:
+        jobs.write_json(job.path("progress.json"), mine)
+        return
+    with open(job.path("progress.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # so that the last to write has read all the others
+        jobs.write_json(job.path(f"progress-{slot}.json"), mine)
+        every = [jobs.read_json(job.path(f"progress-{number}.json")) for number in range(slots)]
+        jobs.write_json(job.path("progress.json"), claims.summed([one for one in every if one]))
+
+
+def sentence_of(error: Exception) -> str:
+    """What a failure says to people; the traceback of an unforeseen one goes to the log."""
+    if isinstance(error, SignetError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "The machine ran out of memory; close other programs or use a smaller model, then resume."
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} (see the log)"
 
 
 def main(folder: str, slot: int = 0, slots: int = 1) -> int:
@@ -133,15 +164,15 @@ def main(folder: str, slot: int = 0, slots: int = 1) -> int:
     if handle is None:
         return 0
     try:
-        work_through(job, slot, slots)
+        if jobs.place(job) == jobs.HERE:
+            work_through(job, slot, slots)
+        else:
+            from engine import ray_executor
+
+            ray_executor.work_through(job, jobs.place(job))
         return 0
-    except SignetError as error:
-        sentence = str(error)
-    except MemoryError:
-        sentence = "The machine ran out of memory; close other programs or use a smaller model, then resume."
-    except Exception as error:  # every failure must end in a sentence, the traceback goes to the log
-        traceback.print_exc()
-        sentence = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} (see the log)"
+    except Exception as error:  # every failure must end in a sentence
+        sentence = sentence_of(error)
     jobs.write_json(job.path("error.json"), {"error": sentence})
     print(json.dumps({"error": sentence}), file=sys.stderr)
     return 1

@@ -26,6 +26,8 @@ WHERE = {
     "train": "Classifiers",
 }
 
+RUNNING = ("nodes", "workers", "failed", "busy")  # of progress.json, as it is called there
+
 st.title("Jobs")
 st.caption("Jobs go on when this page is closed, and after the server restarts. Finished parts are kept in any case.")
 shared.store()
@@ -45,7 +47,8 @@ def show(job: jobs.Job) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge(state.state, icon=f":material/{ICONS[state.state]}:", color=COLORS[state.state])
             st.markdown(f"**{shared.escape(job.title)}**")
-            st.caption(f"{job.id} · {datetime.datetime.fromtimestamp(job.created):%Y-%m-%d %H:%M}")
+            where = "" if jobs.place(job) == jobs.HERE else f" · on {shared.escape(jobs.place(job))}"
+            st.caption(f"{job.id} · {datetime.datetime.fromtimestamp(job.created):%Y-%m-%d %H:%M}{where}")
         if state.state == "running":
             if progress.total:
                 st.progress(min(1.0, progress.done / progress.total))
@@ -59,7 +62,7 @@ def show(job: jobs.Job) -> None:
             if progress.eta_s is not None:
                 words.append(f"about {seconds_text(progress.eta_s)} left")
             details = progress.details
-            words += [f"{details[name]:,} {name}" for name in ("failed", "busy") if details.get(name)]
+            words += [f"{details[name]:,} {name}" for name in RUNNING if details.get(name)]
             if details.get("spent_usd"):
                 words.append(f"${details['spent_usd']:,.4f} spent")
             st.caption(" · ".join(words) if progress.done else "Starting …")
