@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.finetune_inputs import Encoded, batches, drawn, padded
 from engine.records import SignetError
-from engine.scorers import TOKEN_BUDGET, token_batches
+from engine.units import TOKEN_BUDGET, token_batches
 
 CLIP = 1.0  # largest norm of a step's gradient
 SPEAK = 2.0  # seconds between two words about progress

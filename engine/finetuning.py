@@ -25,12 +25,12 @@ import numpy as np
 
 from engine import decisions, finetune_loop, fitting
 from engine.decisions import Output
+from engine.entry_tokens import longest_input
 from engine.examples import Examples, held_out
 from engine.finetune_head import Head, head_of, names_of, rows_of
 from engine.finetune_inputs import encode
 from engine.finetune_loop import Loop, Plan
 from engine.records import SignetError, Turn, content_hash
-from engine.scorers import longest_input
 from engine.settings import device
 
 OPTIONS: dict[str, Any] = {

@@ -1,28 +1,38 @@
 """Reward models at work: entries in, raw scalar rewards out.
 
-Speed comes from tokenising ahead on another thread, sorting by length, batching by a token budget, and one
-transfer a shard. Scores do not depend on batch composition beyond rounding (see tests/test_scorers.py).
+Speed comes from tokenising the next shard while the device computes this one, sorting by length, batching by a token
+budget, computing shared prompts once (engine.reward_network), and one transfer a shard. Scores do not depend on batch
+composition beyond rounding (see tests/test_scorers.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from engine.models import dialogue_text, messages, pair_texts
-from engine.records import SignetError, Turn, turns_from_json
+from engine.entry_tokens import Encoded, EntryTokens, longest_input
+from engine.records import SignetError, turns_from_json
+from engine.reward_network import RewardNetwork, cannot_load, source_of
+from engine.units import TOKEN_BUDGET, Unit, shared_units, single_units, token_batches
 
-CHUNK = 256  # entries tokenised while the device works on the chunk before
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 16384}  # padded tokens a batch
+CHUNK = 512  # entries tokenised in one go
 
 
 def open_scorer(params: dict[str, Any]) -> Any:
     """The worker for a score job: `params` as engine.commands.score makes them."""
+    if params["kind"] in ("vllm", "tei"):
+        from engine.remote_scorers import RemoteScorer
+
+        return RemoteScorer(params)
     return BuiltinScorer(params) if params["kind"] == "builtin" else TransformersScorer(params)
 
 
@@ -56,13 +66,6 @@ class BuiltinScorer:
         return _table(entries, [float(r) for r in rewards], nothing, nothing)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    ids: list[int]
-    types: list[int] | None
-    full_length: int
-
-
 class TransformersScorer:
     """Any Hugging Face sequence-classification reward model with one logit.
 
@@ -71,207 +74,119 @@ class TransformersScorer:
     """
 
     def __init__(self, params: dict[str, Any]) -> None:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
+        from transformers import AutoTokenizer
 
         from engine.settings import device
 
-        transformers_logging.disable_progress_bar()
-        where = params.get("path") or params["model"]
-        options: dict[str, Any] = {"trust_remote_code": params["trust_remote_code"]}
-        if params["kind"] == "hub":
-            options["revision"] = params["revision"]
-        self._device = device()
+        where, options = source_of(params)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            self.model = AutoModelForSequenceClassification.from_pretrained(
-                where, dtype=getattr(torch, params["dtype"]), **options
-            )
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            if "trust_remote_code" in reason:
-                reason = "it brings code of its own; allow that with --option trust_remote_code=true if you trust it"
-            raise SignetError(f"Reward model {params['model']!r} cannot be loaded: {reason}") from error
-        outputs = self.model.config.num_labels
-        self._output = params.get("output")
-        if outputs != 1 and self._output is None:
-            raise SignetError(
-                f"{params['model']} has {outputs} outputs, a reward model has one; choose with --option output=0."
-            )
-        if self._output is not None and not 0 <= int(self._output) < outputs:
-            raise SignetError(f"{params['model']} has outputs 0 to {outputs - 1}; there is no {self._output}.")
+            raise cannot_load(params, error) from error
         if params["format"] == "chat" and not self.tokenizer.chat_template:
             raise SignetError(f"{params['model']} has no chat template; choose --option format=dialogue.")
-        self.model.to(self._device).eval()
-        self._format = params["format"]
+        self._model, self._dtype = params["model"], params["dtype"]
+        self._device = device()
+        self.network = RewardNetwork(params, self._device)
+        self.model = self.network.model
         self._longest = params["max_length"] or longest_input(self.tokenizer, self.model.config)
-        self._counts = {"tokens": 0, "truncated": 0}
+        self._tokens = EntryTokens(self.tokenizer, params["format"], self._longest)
+        self._budget = 1 if self.network.alone else TOKEN_BUDGET[self._device]
+        apart = self._device == "cuda"  # a GPU eats more tokens than one Python can prepare beside it
+        self._ahead = _tokenisers(self._tokens) if apart else ThreadPoolExecutor(1)
+        self._encode = _encode if apart else self._tokens.encode
+        self._expected: dict[int, list[Future[list[Encoded]]]] = {}
+        self._counts = {"tokens": 0, "truncated": 0, "shared_tokens": 0}
         self.environment: dict[str, Any] = {
-            "device": self._device, "dtype": params["dtype"], "format": self._format, "max_length": self._longest,
-            "model": params["model"], "revision": params["revision"], "progress": self._counts,
+            "device": self._device, "dtype": params["dtype"], "format": params["format"], "max_length": self._longest,
+            "model": params["model"], "revision": params["revision"], "shared_prompts": self.network.shared,
+            "progress": self._counts,
         }  # fmt: skip
+
+    def expect(self, entries: pa.Table) -> None:
+        """Begin to tokenise the shard that `run` will be called with next, while the device is busy with another."""
+        prompts, responses = entries.column("prompt").to_pylist(), entries.column("response").to_pylist()
+        self._expected[id(entries)] = [
+            self._ahead.submit(self._encode, prompts[i : i + CHUNK], responses[i : i + CHUNK])
+            for i in range(0, len(prompts), CHUNK)
+        ]
 
     def run(self, entries: pa.Table) -> pa.Table:
         """Rewards of a shard, with each entry's full length in tokens and whether it was truncated."""
-        prompts, responses = entries.column("prompt").to_pylist(), entries.column("response").to_pylist()
-        rewards: list[float] = [0.0] * len(prompts)
-        lengths: list[int] = [0] * len(prompts)
-        with ThreadPoolExecutor(1) as ahead:
-            starts = range(0, len(prompts), CHUNK)
-            waiting = [ahead.submit(self._encode, prompts[i : i + CHUNK], responses[i : i + CHUNK]) for i in starts]
-            for start, future in zip(starts, waiting):
-                encoded = future.result()
-                for place, reward in self._score(encoded):
-                    rewards[start + place] = reward
-                for place, one in enumerate(encoded):
-                    lengths[start + place] = one.full_length
-                    self._counts["tokens"] += len(one.ids)
-        cut = [length > self._longest for length in lengths]
+        if id(entries) not in self._expected:
+            self.expect(entries)
+        encoded = _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))], entries)
+        rewards = self._score(encoded)
+        wrong = np.flatnonzero(~np.isfinite(rewards))
+        if len(wrong):
+            raise SignetError(
+                f"{self._model} in {self._dtype} gives {rewards[wrong[0]]} for {len(wrong)} of {len(rewards)} texts; "
+                "choose --option dtype=float32."
+            )
+        cut = [one.full_length > self._longest for one in encoded]
+        self._counts["tokens"] += sum(len(one.ids) for one in encoded)
         self._counts["truncated"] += sum(cut)
-        return _table(entries, rewards, lengths, cut)
+        return _table(entries, rewards.tolist(), [one.full_length for one in encoded], cut)
 
-    # --- text to tokens ---
-    def _encode(self, prompts: list[str], responses: list[str]) -> list[_Encoded]:
-        dialogues = [turns_from_json(text) for text in prompts]
-        if self._format in ("seal_pair", "qa_pair"):
-            pairs = [pair_texts(turns, response, self._format) for turns, response in zip(dialogues, responses)]
-            first, second = [p[0] for p in pairs], [p[1] for p in pairs]
-            return self._tokenised(first, second, special=True)
-        return self._tokenised(self._texts(dialogues, responses), None, special=self._format == "dialogue")
+    def _score(self, encoded: Sequence[Encoded]) -> NDArray[np.float64]:
+        """Rewards in the order given. The results stay on the device until the last batch is on its way."""
+        import torch
 
-    def _texts(self, dialogues: list[tuple[Turn, ...]], responses: list[str]) -> list[str]:
-        if self._format == "dialogue":
-            return [
-                dialogue_text([*turns, Turn("assistant", response)]).lstrip("\n")
-                for turns, response in zip(dialogues, responses)
-            ]
-        try:
-            return [
-                str(self.tokenizer.apply_chat_template(messages(turns, response), tokenize=False))
-                for turns, response in zip(dialogues, responses)
-            ]
-        except Exception as error:
-            raise SignetError(f"The chat template does not accept a dialogue of this dataset: {error}") from error
-
-    def _tokenised(self, first: list[str], second: list[str] | None, special: bool) -> list[_Encoded]:
-        """Token ids; what is too long loses the oldest part of the prompt, and of the answer only what must go.
-
-        A templated text has its special tokens already: none are added twice.
-        """
-        plain = {"add_special_tokens": special, "return_attention_mask": False}
-        batch = self.tokenizer(first, second, verbose=False, **plain)
-        types = batch.get("token_type_ids")
-        found = []
-        for i, ids in enumerate(batch["input_ids"]):
-            kind = types[i] if types else None
-            full = len(ids)
-            if full > self._longest:
-                ids, kind = self._shortened(first[i], second[i] if second else None, plain)
-            found.append(_Encoded(ids, kind, full))
+        units = shared_units(encoded, self.network.most) if self.network.shared else single_units(encoded)
+        self._counts["shared_tokens"] += sum(unit.shared * (len(unit.places) - 1) for unit in units)
+        order, parts, start = [], [], 0
+        while start < len(units):
+            batch = next(token_batches([unit.length for unit in units[start:]], self._budget))
+            these = units[start : start + len(batch)]
+            start += len(batch)
+            order += [place for unit in these for place in unit.places]
+            parts.append(self._forward(these, encoded))
+        found = np.zeros(len(encoded))
+        if parts:
+            found[order] = torch.cat(parts).double().cpu().numpy()
         return found
 
-    def _shortened(self, first: str, second: str | None, plain: dict[str, Any]) -> tuple[list[int], list[int] | None]:
-        side = self.tokenizer.truncation_side
-        self.tokenizer.truncation_side = "left"
-        try:
-            room = len(self.tokenizer(second or "", add_special_tokens=False)["input_ids"]) + 8
-            how = "only_first" if second is not None and room < self._longest else "longest_first"
-            one = self.tokenizer(first, second, truncation=how, max_length=self._longest, **plain)
-        finally:
-            self.tokenizer.truncation_side = side
-        return one["input_ids"], one.get("token_type_ids")
-
-    # --- tokens to rewards ---
-    def _score(self, encoded: list[_Encoded]) -> Iterator[tuple[int, float]]:
-        import torch
-
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
-        results = []
-        with torch.inference_mode():
-            for batch in token_batches([len(encoded[i].ids) for i in order], TOKEN_BUDGET[self._device]):
-                places = [order[i] for i in batch]
-                results.append((places, self._forward([encoded[i] for i in places])))
-        for places, logits in results:
-            yield from zip(places, logits.float().cpu().tolist())
-
-    def _forward(self, batch: list[_Encoded]) -> Any:
-        """Logits of a batch; when the device runs out of memory, of its two halves."""
+    def _forward(self, units: Sequence[Unit], encoded: Sequence[Encoded]) -> Any:
+        """Logits of a batch; when memory runs out, of its two halves, and batches are smaller from then on."""
         import torch
 
         try:
-            return self._logits(batch)
+            return self.network.logits(units, encoded)
         except torch.OutOfMemoryError:
-            if len(batch) == 1:
+            if len(units) == 1 and len(units[0].places) == 1:
                 raise SignetError(
-                    f"One text of {len(batch[0].ids)} tokens does not fit into the device's memory; "
+                    f"One text of {units[0].length} tokens does not fit into the device's memory; "
                     "choose a smaller max_length or dtype=bfloat16."
                 ) from None
         torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return torch.cat([self._forward(batch[:half]), self._forward(batch[half:])])
-
-    def _logits(self, batch: list[_Encoded]) -> Any:
-        import torch
-
-        width = max(1, *(len(one.ids) for one in batch)) if len(batch) > 1 else max(1, len(batch[0].ids))
-        # A decoder reads its score at the last token that is not padding, so the padding id must not occur.
-        padding = _absent_id(batch, self.model.config.get_text_config().vocab_size)
-        if self.model.config.pad_token_id is not None and _is_encoder(self.model.config):
-            padding = self.model.config.pad_token_id
-        else:
-            self.model.config.pad_token_id = padding
-        ids = torch.full((len(batch), width), padding, dtype=torch.long)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        types = torch.zeros((len(batch), width), dtype=torch.long) if batch[0].types is not None else None
-        for row, one in enumerate(batch):
-            ids[row, : len(one.ids)] = torch.tensor(one.ids, dtype=torch.long)
-            mask[row, : len(one.ids)] = 1
-            if types is not None and one.types is not None:
-                types[row, : len(one.types)] = torch.tensor(one.types, dtype=torch.long)
-        inputs = {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if types is not None else {})
-        if self._device == "cuda":
-            inputs = {name: value.pin_memory() for name, value in inputs.items()}
-        moved = {name: value.to(self._device, non_blocking=True) for name, value in inputs.items()}
-        return self.model(**moved).logits[:, int(self._output or 0)]
+        self._budget = max(1, self._budget // 2)
+        if len(units) == 1:
+            units = [Unit((place,), 0, len(encoded[place].ids)) for place in units[0].places]
+        half = len(units) // 2
+        return torch.cat([self._forward(units[:half], encoded), self._forward(units[half:], encoded)])
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut places 0..n-1, whose lengths are sorted from long to short, into batches of at most `budget` padded tokens.
-
-    A single text longer than the budget is a batch of its own.
-    """
-    batch: list[int] = []
-    for place, _ in enumerate(lengths):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+_TOKENS: EntryTokens | None = None  # in a tokenising process: what it tokenises with
 
 
-def _is_encoder(config: Any) -> bool:
-    names = " ".join(config.architectures or []).lower()
-    return any(name in names for name in ("bert", "electra", "xlm", "deberta", "mpnet", "albert"))
+def _keep(tokens: EntryTokens) -> None:
+    global _TOKENS
+    _TOKENS = tokens
 
 
-def _absent_id(batch: list[_Encoded], vocabulary: int) -> int:
-    used = {token for one in batch for token in one.ids}
-    return next(i for i in range(vocabulary) if i not in used)
+def _encode(prompts: list[str], responses: list[str]) -> list[Encoded]:
+    assert _TOKENS is not None
+    return _TOKENS.encode(prompts, responses)
 
 
-def longest_input(tokenizer: Any, config: Any) -> int:
-    """The most tokens a model takes: the smaller of what tokenizer and positions say; 4096 where neither does."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 10**9
-    if "roberta" in config.model_type:
-        positions -= 2  # RoBERTa's positions start after the padding id
-    most = min(tokenizer.model_max_length, positions)
-    return int(most) if most < 10**6 else 4096
+def _tokenisers(tokens: EntryTokens) -> Executor:
+    """Processes that tokenise: a quarter of the cores, four at most."""
+    size = min(4, max(1, (os.cpu_count() or 2) // 4))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(size, mp_context=spawn, initializer=_keep, initargs=(tokens,))
 
 
-def seconds_of(function: Any, *arguments: Any) -> tuple[float, Any]:
-    """Wall time and result of a call, for benchmarks."""
-    began = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - began, result
+def _regrouped(chunks: list[list[Encoded]], entries: pa.Table) -> list[Encoded]:
+    """The chunks in one list, with groups numbered over the whole shard."""
+    numbers = pc.dictionary_encode(entries.column("prompt").combine_chunks()).indices.to_pylist()
+    return [replace(one, group=group) for one, group in zip((one for chunk in chunks for one in chunk), numbers)]

@@ -11,7 +11,8 @@ import pytest
 
 from engine import models
 from engine.records import Entry, SignetError, Turn, turns_to_json
-from engine.scorers import open_scorer, token_batches
+from engine.scorers import open_scorer
+from engine.units import token_batches
 
 WORDS = [
     "the",
@@ -73,7 +74,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(7)
     config = BertConfig(vocab_size=len(vocabulary), hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-                        intermediate_size=96, max_position_embeddings=128, num_labels=1)  # fmt: skip
+                        intermediate_size=96, max_position_embeddings=128, num_labels=1,
+                        initializer_range=0.3)  # fmt: skip
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -98,7 +100,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(8)
     config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
                          num_key_value_heads=2, intermediate_size=96, max_position_embeddings=256, num_labels=1,
-                         pad_token_id=None)  # fmt: skip
+                         pad_token_id=None, initializer_range=0.3)  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,0 +1,92 @@
+"""Which entries go through a model together: units sorted by length, cut by a budget of padded tokens.
+
+A unit is one entry, or the entries of one prompt that share their first tokens (see engine.reward_network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.entry_tokens import Encoded
+
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 16384}  # padded tokens a batch
+SHARED_LEAST = 16  # tokens two entries must share before it pays to compute them once
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Entries that are computed together. `length` in tokens: the shared ones once, then each entry's own."""
+
+    places: tuple[int, ...]
+    shared: int
+    length: int
+
+
+def single_units(encoded: Sequence[Encoded]) -> list[Unit]:
+    """Every entry by itself, longest first."""
+    units = [Unit((place,), 0, len(one.ids)) for place, one in enumerate(encoded)]
+    return sorted(units, key=lambda unit: -unit.length)
+
+
+def shared_units(encoded: Sequence[Encoded], most: int) -> list[Unit]:
+    """Entries of one prompt with the tokens that they have in common, longest first.
+
+    A unit is at most `most` tokens long, entries that share less than SHARED_LEAST tokens stay by themselves, and
+    every entry keeps at least one token of its own, at which its reward is read.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, one in enumerate(encoded):
+        groups.setdefault(one.group, []).append(place)
+    units = []
+    for places in groups.values():
+        open_places = list(places)
+        while open_places:
+            together, shared, length = [open_places[0]], 0, len(encoded[open_places[0]].ids)
+            for place in open_places[1:]:
+                common = _common(encoded[together[0]].ids, encoded[place].ids, shared if len(together) > 1 else None)
+                own = sum(len(encoded[p].ids) - common for p in (*together, place))
+                if common >= SHARED_LEAST and common + own <= most:
+                    together.append(place)
+                    shared, length = common, common + own
+            units.append(Unit(tuple(together), shared, length))
+            open_places = [place for place in open_places if place not in together]
+    return sorted(units, key=lambda unit: -unit.length)
+
+
+def _common(one: Any, other: Any, most: int | None) -> int:
+    """Length of the common beginning, less than either's length and at most `most`."""
+    size = min(len(one), len(other)) - 1
+    size = size if most is None else min(size, most)
+    if size <= 0:
+        return 0
+    different = np.flatnonzero(one[:size] != other[:size])
+    return int(different[0]) if len(different) else size
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut places 0..n-1, whose lengths are sorted from long to short, into batches of at most `budget` padded tokens.
+
+    A single text longer than the budget is a batch of its own.
+    """
+    batch: list[int] = []
+    for place, _ in enumerate(lengths):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Any], fill: int, width: int) -> Any:
+    """Rows of ids as one tensor (n, width) of int64, filled up at the right."""
+    import torch
+
+    table = np.full((len(rows), width), fill, np.int64)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return torch.from_numpy(table)
