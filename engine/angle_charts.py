@@ -8,8 +8,10 @@ import altair as alt
 import pandas as pd
 
 from engine.charts import INK, AnyChart
+from engine.drawn import once
 
 
+@once
 def polar(frame: pd.DataFrame, size: int = 300) -> AnyChart:
     """Sectors whose radius grows with the root of the share, so that areas compare; 0 degrees is up, positive left.
 
@@ -40,6 +42,7 @@ def polar(frame: pd.DataFrame, size: int = 300) -> AnyChart:
     return alt.layer(sectors, names).properties(width=size + 60, height=size + 60)
 
 
+@once
 def linear(frame: pd.DataFrame, size: int = 300) -> AnyChart:
     """The same sectors along a line. Columns: low, high, n, share."""
     return (
@@ -57,6 +60,7 @@ def linear(frame: pd.DataFrame, size: int = 300) -> AnyChart:
     )
 
 
+@once
 def constants(frame: pd.DataFrame) -> AnyChart:
     """A coefficient against the constant added to a model. Columns: title, constant, estimate, conf_low, conf_high."""
     base = alt.Chart().encode(x=alt.X("constant:Q", title="constant added (SD)"))

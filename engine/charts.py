@@ -14,6 +14,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from engine.drawn import once
+
 INK = "#76808F"  # text and rules in a colour that reads on light and dark
 AnyChart = Any  # Altair types a layered chart by what it may become
 SIDES = alt.Scale(domain=["chosen", "rejected", "neutral", "effect"])
@@ -24,6 +26,7 @@ WRAP = 32  # characters a line of a row's name
 ROW = 26  # pixels a row of a forest plot or a dumbbell
 
 alt.data_transformers.disable_max_rows()
+alt.theme.enable("none")  # the dashboard's own theme sets sizes and colours
 
 
 def side_color(field: str = "side", legend: bool = False) -> alt.Color:
@@ -41,6 +44,7 @@ def _rule(value: float, axis: str) -> AnyChart:
     return alt.Chart(pd.DataFrame({"at": [value]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(**encoding)
 
 
+@once
 def dumbbell(frame: pd.DataFrame, unit: str, zero: bool = True) -> AnyChart:
     """Chosen against rejected, a row a feature, in the frame's order.
 
@@ -107,6 +111,7 @@ def _pickable(layer: AnyChart, fields: list[str] | None) -> AnyChart:
     return layer if not fields else layer.add_params(alt.selection_point(name="picked", fields=fields))
 
 
+@once
 def forest(
     frame: pd.DataFrame,
     unit: str,
@@ -147,6 +152,7 @@ def forest(
     return alt.layer(_rule(0, "x"), bars, _pickable(points, pick)).properties(height=_rows_height(frame, len(values)))
 
 
+@once
 def panels(frame: pd.DataFrame, unit: str, facet: str) -> AnyChart:
     """A forest a panel for more models than shapes can tell apart. Columns as `forest`, and `facet`'s."""
     clear = (frame["conf_low"] > 0) | (frame["conf_high"] < 0)
@@ -164,6 +170,7 @@ def panels(frame: pd.DataFrame, unit: str, facet: str) -> AnyChart:
     return layered.facet(column=alt.Column(f"{facet}:N", title=None, sort=list(dict.fromkeys(frame[facet]))))
 
 
+@once
 def shares(
     frame: pd.DataFrame,
     unit: str,
@@ -198,10 +205,15 @@ def shares(
     return alt.layer(*layers).properties(height=_rows_height(frame, len(values)))
 
 
+@once
 def heat(
-    frame: pd.DataFrame, x_title: str, y_title: str, size: int = 420, pick: list[str] | None = None
+    frame: pd.DataFrame, corners: pd.DataFrame, x_title: str, y_title: str, size: int = 420,
+    pick: list[str] | None = None,
 ) -> AnyChart:  # fmt: skip
-    """A binned square with zero axes. Columns: x, x2, y, y2 (bin edges), n, and quadrant labels are the caller's."""
+    """A binned square with zero axes and its quadrants' names with shares in the corners.
+
+    Columns: x, x2, y, y2 (bin edges), n; of corners: x, y, text, align (left or right).
+    """
     low = float(min(frame["x"].min(), frame["y"].min()))
     high = float(max(frame["x2"].max(), frame["y2"].max()))
     scale = alt.Scale(domain=[low, high], nice=False)
@@ -217,21 +229,17 @@ def heat(
             tooltip=[alt.Tooltip("n:Q", format=",", title="pairs"), alt.Tooltip("x:Q"), alt.Tooltip("y:Q")],
         )
     )
-    layered = alt.layer(_pickable(cells, pick), _rule(0, "x"), _rule(0, "y"))
+    names = [
+        alt.Chart(corners[corners["align"] == align])
+        .mark_text(align=align, color=INK, fontSize=12, fontWeight="bold", lineBreak="\n")
+        .encode(x="x:Q", y="y:Q", text="text:N")
+        for align in corners["align"].unique()
+    ]
+    layered = alt.layer(_pickable(cells, pick), _rule(0, "x"), _rule(0, "y"), *names)
     return layered.properties(width=size + 125, height=size + 50)  # with axes and legend, so that the plot is square
 
 
-def quadrant_labels(frame: pd.DataFrame, chart: AnyChart) -> AnyChart:
-    """Names with shares in the corners of a heat. Columns: x, y, text, align (left or right), baseline."""
-    texts = [
-        alt.Chart(frame[frame["align"] == align])
-        .mark_text(align=align, color=INK, fontSize=12, fontWeight="bold", lineBreak="\n")
-        .encode(x="x:Q", y="y:Q", text="text:N")
-        for align in frame["align"].unique()
-    ]
-    return alt.layer(chart, *texts).properties(width=chart.width, height=chart.height)
-
-
+@once
 def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str | None = None) -> AnyChart:
     """Small multiples of binned shares. Columns: x, x2, share, `group`, and `facet`'s column."""
     chart = (
@@ -251,6 +259,7 @@ def histogram(frame: pd.DataFrame, x_title: str, group: str = "side", facet: str
     return chart
 
 
+@once
 def calibration(frame: pd.DataFrame) -> AnyChart:
     """Agreement against sigma(margin). Columns: predicted, agreement, low, high, n, model (at most three)."""
     line = pd.DataFrame({"p": [0.5, 1.0]})
@@ -273,6 +282,7 @@ def calibration(frame: pd.DataFrame) -> AnyChart:
     return alt.layer(diagonal, bars, lines, points).properties(height=300)
 
 
+@once
 def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> AnyChart:
     """A labelled square matrix. Columns: row, column, value, n."""
     order = list(dict.fromkeys(frame["row"]))
@@ -291,6 +301,7 @@ def matrix(frame: pd.DataFrame, value_title: str, text_format: str = ".2f") -> A
     return alt.layer(cells, text).properties(height=_height(len(order)) + 60)
 
 
+@once
 def circumplex(frame: pd.DataFrame, size: int = 340) -> AnyChart:
     """Unfilled spokes in circumplex order, radius linear in the value, rings named.
 

@@ -6,8 +6,10 @@ import altair as alt
 import pandas as pd
 
 from engine.charts import INK, AnyChart
+from engine.drawn import once
 
 
+@once
 def reliability(frame: pd.DataFrame) -> AnyChart:
     """How often decisions are right by the confidence they carry. Columns: confidence, right, low, high, n."""
     low = min(0.5, float(frame["confidence"].min()))
@@ -24,6 +26,7 @@ def reliability(frame: pd.DataFrame) -> AnyChart:
     return alt.layer(diagonal, bars, points).properties(height=300)
 
 
+@once
 def learning_curve(points: pd.DataFrame, fitted: pd.DataFrame, baselines: pd.DataFrame) -> AnyChart:
     """Macro-F1 by labelled entries. Columns: points n, macro_f1; fitted n, macro_f1, seen (false: forecast);
     baselines name, macro_f1."""
@@ -42,6 +45,7 @@ def learning_curve(points: pd.DataFrame, fitted: pd.DataFrame, baselines: pd.Dat
     return alt.layer(flat, names, line, dots).properties(height=300)
 
 
+@once
 def abstention(frame: pd.DataFrame) -> AnyChart:
     """Accuracy of the decisions kept by the share kept. Columns: coverage, accuracy, low, high, threshold, n."""
     x = alt.X("coverage:Q", title="share of entries it labels", axis=alt.Axis(format="~%"))

@@ -8,8 +8,10 @@ import altair as alt
 import pandas as pd
 
 from engine.charts import INK, NAMES, AnyChart, _height, _rule, dumbbell, side_color
+from engine.drawn import once
 
 
+@once
 def corrected_dumbbell(frame: pd.DataFrame, unit: str) -> AnyChart:
     """Corrected levels of both sides as `charts.dumbbell`, with the raw ones as hollow marks.
 
@@ -32,6 +34,7 @@ def corrected_dumbbell(frame: pd.DataFrame, unit: str) -> AnyChart:
     return alt.layer(*drawn.layer, hollow).properties(height=_height(len(frame)))
 
 
+@once
 def against_target(frame: pd.DataFrame) -> AnyChart:
     """Levels of both sides beside a target, a row a value, on one scale from -1 to 1.
 

@@ -116,10 +116,9 @@ def table(frame: pd.DataFrame, key: str, alt: str, **config: Any) -> int | None:
 
 
 if view == "Regimes":
-    drawn = charts.heat(found.heat, f"margin of {found.before}, in SD", f"margin of {found.after}, in SD",
-                        pick=["x", "y"])  # fmt: skip
     clicked = shared.chart(
-        charts.quadrant_labels(found.corners, drawn),
+        charts.heat(found.heat, found.corners, f"margin of {found.before}, in SD", f"margin of {found.after}, in SD",
+                    pick=["x", "y"]),
         "Margins of the first model against margins of the second, binned.",
         "A pair is right of zero where the first model agrees with people, above zero where the second does. The "
         "outer 0.2% are in the edge bins. Click a cell for its pairs.",

@@ -14,11 +14,13 @@ import streamlit as st
 from engine import bundle, catalog, commands, export, heads, taxonomy, value_frames
 from engine.design_frames import Part
 from engine.diff import marked
+from engine.drawn import spec as specification
 from engine.filters import Filter
 from engine.owner import Owner
 from engine.records import SignetError
 from engine.settings import home
 from engine.store import Store, StoreBusy, ask_to_release
+from pages import waiting
 
 PAGES: dict[str, tuple[str, str, str]] = {
     # name: file, icon, the question it answers
@@ -112,10 +114,20 @@ def _cached(version: int, folder: str, _function: Callable[..., Any], name: str,
 
 
 def read(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(connection, *arguments)`, cached until the store changes. Aggregates only, never all texts."""
+    """`function(connection, *arguments)`, cached until what it reads changes. Aggregates only, never all texts.
+
+    On a large store what is slow is computed beside the page (pages.waiting).
+    """
     opened = store()
+    if waiting.handles(function):
+        return (waiting.answer if _large(opened) else waiting.at_once)(opened, function, arguments)
     name = f"{function.__module__}.{function.__qualname__}"
     return _cached(opened.version, str(opened.home), function, name, arguments)
+
+
+def _large(opened: Store) -> bool:
+    found: list[catalog.Dataset] = _cached(opened.version, str(opened.home), catalog.datasets, "datasets", ())
+    return any(max(one.n_pairs, one.n_entries // 2) >= waiting.LARGE for one in found)
 
 
 def ask(operation: str, **arguments: Any) -> Any:
@@ -228,15 +240,14 @@ def chart(drawn: Any, alt: str, guide: str, frame: Any, name: str, pick: bool = 
     """
     fixed = isinstance(getattr(drawn, "width", None), int)  # a square stays square
     width: Any = "content" if fixed else "stretch"
+    spec = specification(drawn)
     picked = None
     if pick:
-        event: Any = st.altair_chart(
-            drawn, width=width, theme="streamlit", alt=alt, on_select="rerun", key=f"chart-{name}"
-        )
+        event: Any = st.vega_lite_chart(spec=spec, width=width, alt=alt, on_select="rerun", key=f"chart-{name}")
         rows = event.selection.get("picked") or []
         picked = dict(rows[0]) if rows else None
     else:
-        st.altair_chart(drawn, width=width, theme="streamlit", alt=alt)
+        st.vega_lite_chart(spec=spec, width=width, alt=alt)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(escape(guide))
         download(frame, name)
