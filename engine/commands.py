@@ -70,7 +70,8 @@ def score(
     params = {"model": spec.name, "kind": spec.kind, "revision": spec.revision, "model_id": model_id, **spec.params}
     missing = "NOT EXISTS (SELECT 1 FROM rewards r WHERE r.entry_id = sides.entry_id AND r.model_id = ?)"
     shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [model_id], limit)
-    return {"job": jobs.create(store.home, "score", dataset, f"Score {dataset} with {spec.name}", params, shards).id}
+    title = f"Score {dataset} with {spec.name}"
+    return {"job": jobs.create(store.home, "score", dataset, title, params, shards, on).id}
 
 
 def label(
@@ -80,10 +81,10 @@ def label(
     taxonomy_name: str,
     limit: int | None = None,
     options: dict[str, Any] | None = None,
+    on: str | None = None,
 ) -> Result:
     """Start labelling what has no label of that taxonomy by that labeler yet. `on`: see `score`."""
     data = catalog.dataset(store.read(), dataset)
-    on: str | None = None,
     chosen = taxonomy.load(taxonomy_name)
     spec = labelers.resolve(labeler, chosen, options)
     with store.transaction() as con:
@@ -243,6 +244,8 @@ def resume(store: Store, job: str, on: str | None = None) -> Result:
     state = jobs.read_state(found).state
     if state not in ("failed", "cancelled"):
         raise SignetError(f"Job {job} is {state}; only a failed or cancelled one can be resumed.")
+    if on is not None:
+        jobs.move(found, on)
     for name in ("cancel", "error.json"):
         found.path(name).unlink(missing_ok=True)
     jobs.set_state(found, state="queued", error="", attempts=0)
@@ -252,8 +255,6 @@ def resume(store: Store, job: str, on: str | None = None) -> Result:
 def remove_job(store: Store, job: str) -> Result:
     """Forget an ended job; its results stay."""
     jobs.remove(jobs.require(store.home, job))
-    if on is not None:
-        jobs.move(found, on)
     return {"job": job}
 
 
