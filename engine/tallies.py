@@ -53,7 +53,7 @@ def count_rewards(con: duckdb.DuckDBPyConnection, dataset_id: int, models: Itera
     """Rewards of the dataset's entries by each of these models, counted."""
     rows = con.execute(
         f"""
-        SELECT model_id, count(*), count_if(truncated) FROM rewards
+        SELECT model_id, count(*), count(*) FILTER (truncated) FROM rewards
         WHERE model_id IN ({_listed(models)}) AND {within(con, dataset_id)} GROUP BY model_id"""
     ).fetchall()
     return {int(model): (int(n), int(cut)) for model, n, cut in rows}

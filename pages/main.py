@@ -5,7 +5,7 @@ import os
 
 import streamlit as st
 
-from pages import shared
+from pages import shared, waiting
 
 st.set_page_config(page_title="Signet", page_icon=":material/verified:", layout="wide")
 
@@ -49,4 +49,5 @@ if not passed():
     gate()
     st.stop()
 shared.frame()
+waiting.begin()
 page.run()

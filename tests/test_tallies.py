@@ -46,7 +46,7 @@ def act(store: Store, folder: Path, step: str, which: int) -> None:
             with store.transaction() as con:
                 model = ensure_model(con, f"m{which % 3}", "file", "1", {})
                 marks.rows_of(con, "rewards", model).execute(
-                    f"""INSERT INTO rewards SELECT entry_id, {model}, 1.0, 5, entry_id % 3 = 0 FROM entries e
+                    f"""INSERT INTO rewards SELECT entry_id, {model}, 1.0, 5, nullif(entry_id % 3, 1) = 0 FROM entries e
                     WHERE {rest} AND NOT EXISTS (
                         SELECT 1 FROM rewards o WHERE o.entry_id = e.entry_id AND o.model_id = {model})"""
                 )
@@ -74,7 +74,7 @@ def direct(store: Store, dataset_id: int) -> tuple[tallies.Rewards, tallies.Labe
     """The counts as SQL over the whole tables gives them."""
     con = store.read()
     here = f"SEMI JOIN {tallies.ENTRIES_OF} d USING (entry_id)"
-    rewards = con.execute(f"SELECT model_id, count(*), count_if(truncated) FROM rewards {here} GROUP BY 1",
+    rewards = con.execute(f"SELECT model_id, count(*), count(*) FILTER (truncated) FROM rewards {here} GROUP BY 1",
                           {"dataset": dataset_id}).fetchall()  # fmt: skip
     labels = con.execute(f"SELECT labeler_id, feature_id, count(*) FROM labels {here} GROUP BY ALL",
                          {"dataset": dataset_id}).fetchall()  # fmt: skip
