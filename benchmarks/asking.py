@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import table
 from engine import endpoints, prompts
 from engine.asks import Asker, Question
 from engine.journal import Journal
@@ -89,3 +90,17 @@ def _compare(latency: float) -> dict[str, Any]:
 def run() -> dict[str, Any]:
     """Requests a second of both, best of three, at two server latencies; `overhead` is Signet's extra time."""
     return {"requests": REQUESTS, "concurrency": CONCURRENCY, "cases": [_compare(0.5), _compare(2.0)]}
+
+
+def section(result: dict[str, Any]) -> str:
+    """Requests a second of Signet and of the bare client, and their ratio, by the server's latency."""
+    rows = [
+        {"server's latency, s": one["latency_s"], "Signet, requests/s": one["signet_rps"],
+         "bare openai client, requests/s": one["bare_rps"], "ratio": round(one["signet_rps"] / one["bare_rps"], 3),
+         "bound (concurrency / latency), requests/s": round(result["concurrency"] / one["latency_s"], 1)}
+        for one in result["cases"]
+    ]  # fmt: skip
+    return (
+        f"{result['requests']:,} requests at concurrency {result['concurrency']} on a server that only waits, best of "
+        f"three rounds. Signet also builds the prompts, checks every answer and writes its journal.\n\n{table(rows)}"
+    )

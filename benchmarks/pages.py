@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.tables import table
 from engine.settings import BUILTIN, ROOT
 
 PAIRS = int(os.environ.get("BENCH_PAIRS", "160800"))
@@ -73,6 +74,8 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
     import streamlit as st
     from streamlit.testing.v1 import AppTest
 
+    from engine import drawn
+
     found = {}
     visits = {
         "datasets": {}, "values": {"labels": "seal by synthetic"}, "reward_models": {}, "jobs": {}, "pairs": {},
@@ -87,6 +90,7 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
             for key, value in query.items():
                 app.query_params[key] = value
             st.cache_data.clear()  # what a first visitor waits, not what the cache gives back
+            drawn.forget()
             began = time.perf_counter()
             app.run()
             if app.exception:
@@ -123,3 +127,17 @@ def run() -> dict[str, Any]:
         "pairs": counts["pairs"], "import_seconds": round(import_s, 1),
         **{k: round(v, 2) for k, v in memory.items()}, "store_gb": round(size / 1e9, 3), "pages": pages,
     }  # fmt: skip
+
+
+def section(result: dict[str, Any]) -> str:
+    """The import, and every page: a first visitor after the server's start, and later ones with nothing cached."""
+    rows = [{"page": name, "first, s": one["first_s"], "median, s": one["median_s"]}
+            for name, one in result["pages"].items()]  # fmt: skip
+    rate = result["pairs"] / result["import_seconds"]
+    return (
+        f"{result['pairs']:,} pairs are imported in {result['import_seconds']:,} s ({rate:,.0f} pairs/s), with at most "
+        f"{result['owner_peak_gb']} GB in the dashboard's process and {result['worker_peak_gb']} GB in the worker; the "
+        f"store then takes {result['store_gb']} GB on disk. Seconds of the server for a page, with Streamlit's cache "
+        f"and the charts emptied before each visit: the first after the start, and the median of {ROUNDS} more."
+        f"\n\n{table(rows)}"
+    )

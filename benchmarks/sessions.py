@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dashboard import Server, Visit, Visitor, serve
+from benchmarks.tables import cell
 
 SESSIONS = int(os.environ.get("BENCH_SESSIONS", "50"))
 VISITS = int(os.environ.get("BENCH_VISITS", "12"))
@@ -175,5 +176,5 @@ def section(result: dict[str, Any]) -> str:
         lines.append(f"| {page} | " + " | ".join(map(str, cells)) + " |")
     errors = [text for one in (alone["cold"]["then"], alone["warm"], *crowds) for text in one.get("error_texts", [])]
     if errors:
-        lines += ["", "Errors:", ""] + [f"- {text}" for text in errors]
+        lines += ["", "Errors:", ""] + [f"- {cell(text)}" for text in errors]
     return "\n".join(lines)

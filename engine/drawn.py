@@ -57,6 +57,13 @@ def spec(chart: Any) -> dict[str, Any]:
     return made
 
 
+def forget() -> None:
+    """Drop every chart that is kept: the next one is drawn anew."""
+    with _lock:
+        _charts.clear()
+        _specs.clear()
+
+
 def _stream(rows: list[dict[str, Any]]) -> bytes:
     table = pa.Table.from_pylist(rows)
     sink = pa.BufferOutputStream()

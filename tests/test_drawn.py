@@ -13,8 +13,7 @@ from engine import charts, drawn, value_charts
 
 @pytest.fixture(autouse=True)
 def nothing_drawn() -> Iterator[None]:
-    drawn._charts.clear()
-    drawn._specs.clear()
+    drawn.forget()
     yield
 
 
