@@ -64,12 +64,16 @@ def score(
         if on not in (None, jobs.HERE):
             raise SignetError("A file of scores is read here, at once; leave --on out.")
         return scores_file.take(store, data, Path(model), (options or {}).get("name"))
-    spec = models.resolve(model, options or {})
+    given = dict(options or {})
+    tested = models.take_test_options(given)
+    spec = models.resolve(model, given)
     with store.transaction() as con:
         model_id = ensure_model(con, spec.name, spec.kind, spec.revision, spec.params)
-    params = {"model": spec.name, "kind": spec.kind, "revision": spec.revision, "model_id": model_id, **spec.params}
+    params = {"model": spec.name, "kind": spec.kind, "revision": spec.revision, "model_id": model_id, **spec.params,
+              **spec.route, **models.drift_test(spec, tested, limit or data.n_pairs)}  # fmt: skip
     missing = "NOT EXISTS (SELECT 1 FROM rewards r WHERE r.entry_id = sides.entry_id AND r.model_id = ?)"
-    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [model_id], limit)
+    size = _endpoint_shard(data.n_entries, spec.route.get("concurrency")) if spec.route else None
+    shards = jobs.entry_shards(store.read(), data.dataset_id, missing, [model_id], limit, size)
     title = f"Score {dataset} with {spec.name}"
     return {"job": jobs.create(store.home, "score", dataset, title, params, shards, on).id}
 
@@ -106,6 +110,12 @@ def label(
 def _network(asks: bool) -> dict[str, str]:
     """Jobs that wait for servers have a lane of their own beside jobs that compute."""
     return {"lane": "network"} if asks else {}
+
+
+def _endpoint_shard(entries: int, concurrency: int | None) -> int:
+    """Entries a shard for a reward model at an endpoint: at its end requests run dry, so many times what is under
+    way; but a twentieth of the dataset where that is small, so that progress shows."""
+    return min(max(2048, 32 * (concurrency or 0)), max(256, entries // 20))
 
 
 def _shard_size(options: dict[str, Any]) -> int:

@@ -14,14 +14,14 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.records import SignetError, Turn
 
 FORMATS = ("seal_pair", "qa_pair", "chat", "dialogue")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 BUILTIN_MODELS = ("builtin-pre", "builtin-post")
 
 # Known models by name: the first pattern that matches decides the format where the user names none.
@@ -38,12 +38,13 @@ KNOWN_FORMATS: list[tuple[str, str]] = [
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A resolved reward model. `params` are what its scores depend on besides the texts."""
+    """A resolved reward model. `params` are what its scores depend on besides the texts; `route` is how to reach it."""
 
     name: str
-    kind: str  # builtin, hub, folder
+    kind: str  # builtin, hub, folder, vllm, tei
     revision: str
     params: dict[str, Any]
+    route: dict[str, Any] = field(default_factory=dict)
 
 
 def dialogue_text(turns: Sequence[Turn]) -> str:
@@ -123,9 +124,13 @@ def default_format(name: str, folder: Path | None = None) -> str:
 def resolve(name: str, options: dict[str, Any]) -> ModelSpec:
     """The model a user named: builtin-pre, builtin-post, a hub id, or a folder with config.json.
 
-    Options: format (FORMATS), dtype (DTYPES; float32 on CPU, bfloat16 else), max_length (tokens), revision,
+    Options: format (FORMATS), dtype (DTYPES; float32 on CPU, half precision else), max_length (tokens), revision,
     trust_remote_code (false: a model with code of its own is refused), output (which logit, default the only one).
     """
+    if name.startswith(("vllm:", "tei:")):
+        from engine import remote_scorers
+
+        return remote_scorers.resolve(name, options)
     known = {"format", "dtype", "max_length", "revision", "trust_remote_code", "output"}
     unknown = set(options) - known
     if unknown:
@@ -141,14 +146,16 @@ def resolve(name: str, options: dict[str, Any]) -> ModelSpec:
     if not is_folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", name):
         raise SignetError(
             f"No reward model {name!r}: name builtin-pre, builtin-post, a hub id (owner/model), a model folder, "
-            "or a file of scores ending in csv, jsonl or parquet."
+            "vllm:MODEL or tei:MODEL at an endpoint, or a file of scores ending in csv, jsonl or parquet."
         )
     from engine.settings import device
 
     length = options.get("max_length")
     if length is not None and (not isinstance(length, int) or length < 8):
         raise SignetError(f"Option max_length={length!r} must be a whole number of at least 8 tokens.")
-    fallback = "float32" if device() == "cpu" else "bfloat16"
+    # Half precision on a GPU: float16 for DeBERTa, whose weights were made in it, bfloat16 for all others.
+    half = "float16" if "deberta" in name.lower() else "bfloat16"
+    fallback = "float32" if device() == "cpu" else half
     params = {
         "format": _checked(options, "format", FORMATS, default_format(name, folder if is_folder else None)),
         "dtype": _checked(options, "dtype", DTYPES, fallback),
@@ -160,6 +167,28 @@ def resolve(name: str, options: dict[str, Any]) -> ModelSpec:
         params["path"] = str(folder.resolve())
         return ModelSpec(folder.resolve().name, "folder", _folder_revision(folder), params)
     return ModelSpec(name, "hub", _hub_revision(name, options.get("revision")), params)
+
+
+DRIFT_PAIRS = 2000  # pairs that test a precision against float32, at most: enough to tell 1% of flips from 1.5%
+DRIFT_SHARE = 0.02  # of a job's pairs, where that is less: the test must not cost more than the precision gains
+DRIFT_LEAST = 50
+
+
+def take_test_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take out of `options` what the test of a precision reads: drift_pairs and allow_drift (engine.precision)."""
+    tested = {key: options.pop(key) for key in ("drift_pairs", "allow_drift") if key in options}
+    wanted = tested.get("drift_pairs", 1)
+    if not isinstance(wanted, int) or wanted < 1:
+        raise SignetError(f"Option drift_pairs={wanted!r} must be a whole number of pairs, at least 1.")
+    return tested
+
+
+def drift_test(spec: ModelSpec, tested: dict[str, Any], n_pairs: int) -> dict[str, Any]:
+    """What a job of `n_pairs` carries for the test of its precision; nothing where it runs in float32 or elsewhere."""
+    if spec.kind not in ("hub", "folder") or spec.params["dtype"] == "float32":
+        return {}
+    usual = min(DRIFT_PAIRS, max(DRIFT_LEAST, int(DRIFT_SHARE * n_pairs)))
+    return {"drift_pairs": tested.get("drift_pairs", usual), "allow_drift": tested.get("allow_drift") is True}
 
 
 def describe(spec: ModelSpec) -> str:

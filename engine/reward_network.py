@@ -16,10 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine import disentangled
 from engine.entry_tokens import Encoded
 from engine.records import SignetError
-from engine.units import Unit, padded
+from engine.units import TOKEN_BUDGET, Unit, padded, shared_units, single_units, token_batches
 
 SAME = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # shared against alone, relative to 1 + |reward|
 UNLIMITED = 10**9
@@ -41,8 +44,47 @@ class RewardNetwork:
             disentangled.accelerate(self.model)
         if params["dtype"] == "int8":
             _quantise(self.model, device)
-        self.alone = params["dtype"] == "int8"  # one text a call
-        self.shared = self.way == "decoder" and not self.alone and self.shares_prompts(SAME[params["dtype"]])
+        alone = params["dtype"] == "int8"
+        self.budget = 1 if alone else TOKEN_BUDGET[device]  # padded tokens a batch
+        self.shared = self.way == "decoder" and not alone and self.shares_prompts(SAME[params["dtype"]])
+        self.shared_tokens = 0  # that were not computed again
+
+    def rewards(self, encoded: Sequence[Encoded]) -> NDArray[np.float64]:
+        """Rewards in the order given. The results stay on the device until the last batch is on its way."""
+        import torch
+
+        units = shared_units(encoded, self.most) if self.shared else single_units(encoded)
+        self.shared_tokens += sum(unit.shared * (len(unit.places) - 1) for unit in units)
+        order: list[int] = []
+        parts: list[Any] = []
+        while units:
+            batch = next(token_batches([unit.length for unit in units], self.budget))
+            these, units = units[: len(batch)], units[len(batch) :]
+            order += [place for unit in these for place in unit.places]
+            parts.append(self._forward(these, encoded))
+        found = np.zeros(len(encoded))
+        if parts:
+            found[order] = torch.cat(parts).double().cpu().numpy()
+        return found
+
+    def _forward(self, units: Sequence[Unit], encoded: Sequence[Encoded]) -> Any:
+        """Logits of a batch; when memory runs out, of its two halves, and batches are smaller from then on."""
+        import torch
+
+        try:
+            return self.logits(units, encoded)
+        except torch.OutOfMemoryError:
+            if len(units) == 1 and len(units[0].places) == 1:
+                raise SignetError(
+                    f"One text of {units[0].length} tokens does not fit into the device's memory; "
+                    "choose a smaller max_length or dtype=bfloat16."
+                ) from None
+        torch.cuda.empty_cache()
+        self.budget = max(1, self.budget // 2)
+        if len(units) == 1:
+            units = [Unit((place,), 0, len(encoded[place].ids)) for place in units[0].places]
+        half = len(units) // 2
+        return torch.cat([self._forward(units[:half], encoded), self._forward(units[half:], encoded)])
 
     def logits(self, units: Sequence[Unit], encoded: Sequence[Encoded]) -> Any:
         """Logits of all entries of the units, in the units' order: a tensor on the device. No waiting for it."""
@@ -81,7 +123,6 @@ class RewardNetwork:
             return self.model.score(states[torch.arange(len(rows), device=states.device), last])[:, self._output]
 
     def _shared(self, units: Sequence[Unit], encoded: Sequence[Encoded]) -> Any:
-        import numpy as np
         import torch
 
         width = max(unit.length for unit in units)
@@ -123,8 +164,6 @@ class RewardNetwork:
 
         Models whose attention takes no mask of that form (other implementations, state spaces) are found out here.
         """
-        import numpy as np
-
         if getattr(self.model.config, "_attn_implementation", "") != "sdpa":
             return False
         rng = np.random.default_rng(0)

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from engine.entry_tokens import Encoded, EntryTokens, longest_input
+from engine.precision import DriftCheck
 from engine.records import SignetError, turns_from_json
 from engine.reward_network import RewardNetwork, cannot_load, source_of
-from engine.units import TOKEN_BUDGET, Unit, shared_units, single_units, token_batches
 
 CHUNK = 512  # entries tokenised in one go
 
@@ -91,12 +90,12 @@ class TransformersScorer:
         self.model = self.network.model
         self._longest = params["max_length"] or longest_input(self.tokenizer, self.model.config)
         self._tokens = EntryTokens(self.tokenizer, params["format"], self._longest)
-        self._budget = 1 if self.network.alone else TOKEN_BUDGET[self._device]
         apart = self._device == "cuda"  # a GPU eats more tokens than one Python can prepare beside it
         self._ahead = _tokenisers(self._tokens) if apart else ThreadPoolExecutor(1)
         self._encode = _encode if apart else self._tokens.encode
         self._expected: dict[int, list[Future[list[Encoded]]]] = {}
-        self._counts = {"tokens": 0, "truncated": 0, "shared_tokens": 0}
+        self._counts: dict[str, Any] = {"tokens": 0, "truncated": 0, "shared_tokens": 0}
+        self._drift = DriftCheck(params, self._device) if params.get("drift_pairs") else None
         self.environment: dict[str, Any] = {
             "device": self._device, "dtype": params["dtype"], "format": params["format"], "max_length": self._longest,
             "model": params["model"], "revision": params["revision"], "shared_prompts": self.network.shared,
@@ -116,54 +115,21 @@ class TransformersScorer:
         if id(entries) not in self._expected:
             self.expect(entries)
         encoded = _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))], entries)
-        rewards = self._score(encoded)
+        rewards = self.network.rewards(encoded)
+        self._counts["shared_tokens"] = self.network.shared_tokens
         wrong = np.flatnonzero(~np.isfinite(rewards))
         if len(wrong):
             raise SignetError(
                 f"{self._model} in {self._dtype} gives {rewards[wrong[0]]} for {len(wrong)} of {len(rewards)} texts; "
                 "choose --option dtype=float32."
             )
+        if self._drift is not None:
+            self._drift.look(encoded, rewards)
+            self._counts["drift"] = self._drift.counts
         cut = [one.full_length > self._longest for one in encoded]
         self._counts["tokens"] += sum(len(one.ids) for one in encoded)
         self._counts["truncated"] += sum(cut)
         return _table(entries, rewards.tolist(), [one.full_length for one in encoded], cut)
-
-    def _score(self, encoded: Sequence[Encoded]) -> NDArray[np.float64]:
-        """Rewards in the order given. The results stay on the device until the last batch is on its way."""
-        import torch
-
-        units = shared_units(encoded, self.network.most) if self.network.shared else single_units(encoded)
-        self._counts["shared_tokens"] += sum(unit.shared * (len(unit.places) - 1) for unit in units)
-        order, parts, start = [], [], 0
-        while start < len(units):
-            batch = next(token_batches([unit.length for unit in units[start:]], self._budget))
-            these = units[start : start + len(batch)]
-            start += len(batch)
-            order += [place for unit in these for place in unit.places]
-            parts.append(self._forward(these, encoded))
-        found = np.zeros(len(encoded))
-        if parts:
-            found[order] = torch.cat(parts).double().cpu().numpy()
-        return found
-
-    def _forward(self, units: Sequence[Unit], encoded: Sequence[Encoded]) -> Any:
-        """Logits of a batch; when memory runs out, of its two halves, and batches are smaller from then on."""
-        import torch
-
-        try:
-            return self.network.logits(units, encoded)
-        except torch.OutOfMemoryError:
-            if len(units) == 1 and len(units[0].places) == 1:
-                raise SignetError(
-                    f"One text of {units[0].length} tokens does not fit into the device's memory; "
-                    "choose a smaller max_length or dtype=bfloat16."
-                ) from None
-        torch.cuda.empty_cache()
-        self._budget = max(1, self._budget // 2)
-        if len(units) == 1:
-            units = [Unit((place,), 0, len(encoded[place].ids)) for place in units[0].places]
-        half = len(units) // 2
-        return torch.cat([self._forward(units[:half], encoded), self._forward(units[half:], encoded)])
 
 
 _TOKENS: EntryTokens | None = None  # in a tokenising process: what it tokenises with

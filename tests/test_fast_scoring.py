@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import disentangled, scorers
+from engine import disentangled, models, precision, scorers
 from engine.entry_tokens import Encoded
 from engine.records import SignetError, Turn, turns_to_json
 from engine.scorers import open_scorer
@@ -193,7 +193,7 @@ def test_running_out_of_memory_halves_the_batches(encoder: Path, decoder: Path) 
 
         scorer.network.logits = small
         assert rewards(scorer.run(table)) == pytest.approx(expected, abs=1e-5)
-        assert scorer._budget < TOKEN_BUDGET["cpu"]
+        assert scorer.network.budget < TOKEN_BUDGET["cpu"]
         scorer.network.logits = lambda units, encoded, small=small: small(units, encoded, room=0)
         with pytest.raises(SignetError, match="does not fit into the device's memory"):
             scorer.run(table)
@@ -221,3 +221,71 @@ def test_a_reward_that_is_no_number_is_refused(encoder: Path) -> None:  # noqa: 
         scorer.model.classifier.bias.fill_(float("nan"))
     with pytest.raises(SignetError, match=r"gives nan for 5 of 5 texts; choose --option dtype=float32"):
         scorer.run(entries(5))
+
+
+# --- the test of a precision -----------------------------------------------------------------------------------------
+
+margins = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), max_size=40)
+
+
+@given(first=margins, second=margins)
+def test_counts_of_drift_add_up(first: list[Any], second: list[Any]) -> None:
+    def counts(rows: list[Any]) -> dict[str, float]:
+        both = np.array(rows, float).reshape(-1, 2)
+        return precision.compare(both[:, 0], both[:, 1])
+
+    whole, parts = counts(first + second), (counts(first), counts(second))
+    for name, value in whole.items():
+        assert value == pytest.approx(parts[0][name] + parts[1][name])
+    assert whole["flips"] == sum(np.sign(a) != np.sign(b) for a, b in first + second)
+
+
+def test_a_run_tells_what_its_precision_costs(encoder: Path) -> None:  # noqa: F811
+    """The run's counts against both precisions scored apart: same flips, same drift."""
+    table = answers(60, 2).sort_by("prompt")  # a shard holds both sides of a pair
+    scorer = open_scorer(params(encoder, dtype="bfloat16") | {"drift_pairs": 50, "allow_drift": True})
+    rough = dict(zip(table.column("entry").to_pylist(), [0.0] * table.num_rows))
+    for start in range(0, 120, 40):
+        rough |= rewards(scorer.run(table.slice(start, 40)))
+    exact = rewards(open_scorer(params(encoder)).run(table))
+    found = scorer.environment["progress"]["drift"]
+    assert found["pairs"] == 50
+    seen, apart, flips = 0, 0.0, 0
+    for start in range(0, 120, 40):
+        shard = table.slice(start, 40)
+        groups: dict[str, list[str]] = {}
+        for prompt, entry in zip(shard.column("prompt").to_pylist(), shard.column("entry").to_pylist()):
+            groups.setdefault(prompt, []).append(entry)
+        for one, other in [pair for pair in groups.values() if len(pair) == 2][: 50 - seen]:
+            seen += 1
+            a, b = exact[one] - exact[other], rough[one] - rough[other]
+            apart, flips = apart + abs(a - b), flips + (np.sign(a) != np.sign(b))
+    assert seen == 50
+    assert found["drift"] == pytest.approx(apart, abs=1e-4)
+    assert found["flips"] == flips
+    assert "of 50 margins change sign against float32" in precision.verdict(found)[0]
+
+
+def test_a_precision_that_changes_verdicts_is_refused(encoder: Path) -> None:  # noqa: F811
+    """This model of large random weights does not bear int8: the sentence says how much, and how to go on."""
+    table = answers(100, 2)
+    rough = params(encoder, dtype="int8") | {"drift_pairs": 100, "allow_drift": False}
+    with pytest.raises(SignetError, match=r"In int8, \d+ of 100 margins change sign .* more than 1% of verdicts"):
+        open_scorer(rough).run(table)
+    assert open_scorer(rough | {"allow_drift": True}).run(table).num_rows == 200
+
+
+def test_what_a_job_carries_for_the_test(encoder: Path) -> None:  # noqa: F811
+    exact = models.resolve(str(encoder), {})
+    rough = models.resolve(str(encoder), {"dtype": "bfloat16"})
+    assert models.drift_test(exact, {}, 160_800) == {}
+    assert models.drift_test(rough, {}, 160_800) == {"drift_pairs": 2000, "allow_drift": False}
+    assert models.drift_test(rough, {}, 8_552)["drift_pairs"] == 171
+    options = {"drift_pairs": 300, "allow_drift": True, "dtype": "int8"}
+    assert models.drift_test(rough, models.take_test_options(options), 8_552) == {
+        "drift_pairs": 300,
+        "allow_drift": True,
+    }
+    assert options == {"dtype": "int8"}
+    with pytest.raises(SignetError, match="drift_pairs=0 must be a whole number"):
+        models.take_test_options({"drift_pairs": 0})

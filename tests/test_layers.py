@@ -60,6 +60,7 @@ LAYERS = [
     ["entry_tokens"],
     ["units", "disentangled"],
     ["reward_network"],
+    ["precision"],
     ["language_models"],
     ["scorers", "labelers", "attribution", "rewriting"],
     ["finetune_inputs"],
