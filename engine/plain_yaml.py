@@ -101,7 +101,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     prose = len(value) > 80 and " ".join(value.split()) == value and value.isprintable()
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=">" if prose else None)
+    # YAML breaks lines at characters that the emitter leaves in unquoted text (U+0085 and the like): these are escaped.
+    odd = not value.replace("\n", "").isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=">" if prose else '"' if odd else None)
 
 
 _Dumper.add_representer(str, _text)

@@ -214,7 +214,7 @@ def test_interrupting_keeps_what_was_finished(filled: Path, tmp_path: Path) -> N
                                env=os.environ | {"SIGNET_HOME": str(home)}, stderr=subprocess.PIPE)  # fmt: skip
     time.sleep(20)
     running.send_signal(signal.SIGINT)
-    running.wait(timeout=60)
+    running.wait(timeout=180)
     assert running.returncode in (0, 130)
     info = ok(home, "info", "many")
     if running.returncode == 130:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import annotations as acts
@@ -49,6 +49,8 @@ values = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(values)
+@example("\x85")
+@example({"a\u2028b": ["\ufeff", "x\r\n y", "\x1f"]})
 def test_what_is_written_is_read_back(value: Any) -> None:
     assert plain_yaml.load(plain_yaml.dump(value), "x") == value
 
