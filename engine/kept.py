@@ -1,9 +1,9 @@
 """Answers kept on disk: what took long to compute from the store is computed once for as long as its data stay.
 
 An answer is a file `answers/<key>.json`; the key is made of the function, its arguments, the marks (engine.marks) of
-all that it reads and the text of Signet's own modules. Nothing is ever invalidated: when data or code change, the key does,
-and the file that nobody asks for any more goes when space is short. Files hold plain data (numbers, texts, frames, and
-records of Signet's own classes), never code, so that a store from elsewhere can be opened without trust.
+all that it reads and the text of Signet's own modules. Nothing is ever invalidated: when data or code change, so does
+the key, and the file that nobody asks for any more goes when space is short. Files hold plain data (numbers, texts,
+frames, and records of Signet's own classes), never code: a store from elsewhere can be opened without trust.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from engine.settings import ROOT
 MOST_BYTES = 500 << 20  # of all answers together
 MOST_OF_ONE = 8 << 20  # a larger answer is no aggregate and not kept
 
-# What the functions read besides the models, labelers and parts among their arguments, by positional argument: d dataset,
-# m model, l labeler, . nothing; and kinds of which all rows count.
+# What the functions read besides the models, labelers and parts among their arguments, by positional argument: d
+# dataset, m model, l labeler, . nothing; and kinds of which all rows count.
 READS: dict[str, tuple[str, tuple[str, ...]]] = {
     "engine.reward_frames.alignment": ("dm", ()),
     "engine.reward_frames.length_baseline": ("d", ()),

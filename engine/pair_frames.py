@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,23 +48,40 @@ def rows(
     and a margin column `m0`, `m1` ... for each model id."""
     if not pair_nos:
         return pd.DataFrame()
-    margins = "".join(
-        f""", (SELECT reward FROM rewards WHERE entry_id = p.chosen AND model_id = {int(m)})
-            - (SELECT reward FROM rewards WHERE entry_id = p.rejected AND model_id = {int(m)}) AS m{i}"""
-        for i, m in enumerate(models)
-    )
-    names = ", ".join(f"CASE WHEN p.flags & {bit} > 0 THEN '{name}' END" for name, (bit, _) in FLAGS.items())
-    frame = con.execute(
+    names = ", ".join(f"CASE WHEN flags & {bit} > 0 THEN '{name}' END" for name, (bit, _) in FLAGS.items())
+    # With ids written out, every table is read only where it holds them, and never joined as a whole.
+    pairs = con.execute(
         f"""
-        SELECT p.pair_no, p.pair_id, p.subset, left(json_extract_string(q.turns, '$[#-1][1]'), 200) AS prompt,
-            left(c.response, 200) AS chosen, left(r.response, 200) AS rejected,
-            concat_ws(', ', {names}) AS flags {margins}
-        FROM pairs p JOIN prompts q USING (prompt_id) JOIN entries c ON c.entry_id = p.chosen
-        LEFT JOIN entries r ON r.entry_id = p.rejected
-        WHERE p.dataset_id = ? AND p.pair_no IN (SELECT unnest(?::INTEGER[]))""",
-        [dataset_id, list(pair_nos)],
+        SELECT pair_no, pair_id, subset, prompt_id, chosen AS c, rejected AS r, concat_ws(', ', {names}) AS flags
+        FROM pairs WHERE dataset_id = ? AND pair_no IN ({_listed(pair_nos)})""",
+        [dataset_id],
     ).df()
+    sides = [int(one) for one in pd.concat([pairs["c"], pairs["r"]]).dropna().unique()]
+    prompts = con.execute(
+        f"""
+        SELECT prompt_id, left(json_extract_string(turns, '$[#-1][1]'), 200) AS text FROM prompts
+        WHERE prompt_id IN ({_listed(pairs["prompt_id"])})"""
+    ).fetchall()
+    texts = con.execute(
+        f"SELECT entry_id, left(response, 200) FROM entries WHERE entry_id IN ({_listed(sides)})"
+    ).fetchall()
+    frame = pairs[["pair_no", "pair_id", "subset"]].assign(
+        prompt=pairs["prompt_id"].map(dict(prompts)), chosen=pairs["c"].map(dict(texts)),
+        rejected=pairs["r"].map(dict(texts)), flags=pairs["flags"],
+    )  # fmt: skip
+    for i, model in enumerate(models):
+        rewards = dict(
+            con.execute(
+                f"SELECT entry_id, reward FROM rewards WHERE model_id = ? AND entry_id IN ({_listed(sides)})",
+                [int(model)],
+            ).fetchall()
+        )
+        frame[f"m{i}"] = pairs["c"].map(rewards).astype(float) - pairs["r"].map(rewards).astype(float)
     return frame.set_index("pair_no").loc[list(pair_nos)].reset_index()
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(str(int(one)) for one in ids) or "NULL"
 
 
 def pair_no(con: duckdb.DuckDBPyConnection, dataset_id: int, pair_id: str) -> int:

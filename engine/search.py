@@ -370,8 +370,13 @@ def find(
     """  # fmt: skip
     clause = where(con, dataset_id, filters, query)
     order = _order(con, dataset_id, sort, model)
+    whole = con.execute("SELECT count(*) FROM pairs WHERE dataset_id = ?", [dataset_id]).fetchone()
+    total = int(whole[0]) if whole else 0
+    # A count over the window makes every row of it, and every row's sort key; with nothing filtered it is the total.
+    everything = not filters and not query.strip()
+    counting = str(total) if everything else "count(*) OVER ()"
     rows = con.execute(
-        f"SELECT pair_no, count(*) OVER () FROM pairs WHERE {clause.sql} ORDER BY {order} "
+        f"SELECT pair_no, {counting} FROM pairs WHERE {clause.sql} ORDER BY {order} "
         f"LIMIT {int(size)} OFFSET {int(page) * int(size)}",
         list(clause.parameters),
     ).fetchall()
@@ -379,5 +384,4 @@ def find(
     if not rows and page:  # past the end: the count is still wanted
         found = con.execute(f"SELECT count(*) FROM pairs WHERE {clause.sql}", list(clause.parameters)).fetchone()
         counted = found[0] if found else 0
-    total = con.execute("SELECT count(*) FROM pairs WHERE dataset_id = ?", [dataset_id]).fetchone()
-    return Found(tuple(int(r[0]) for r in rows), int(counted), int(total[0]) if total else 0)
+    return Found(tuple(int(r[0]) for r in rows), int(counted), total)

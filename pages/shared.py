@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -75,6 +77,12 @@ def _keys_from_secrets() -> None:
             return
 
 
+def _import_ahead() -> None:
+    """Load what most pages need and takes seconds to load, before the first visitor asks for one."""
+    for name in ("altair", "scipy.stats", "statsmodels.api"):
+        importlib.import_module(name)
+
+
 @st.cache_resource(show_spinner="Opening the store ...")
 def _owner(folder: str) -> Owner:
     _keys_from_secrets()
@@ -89,6 +97,7 @@ def _owner(folder: str) -> Owner:
                 raise
             time.sleep(0.2)
     bundle.load_demo(store)
+    threading.Thread(target=_import_ahead, daemon=True).start()
     owner = Owner(store)
     owner.start()
     return owner
