@@ -33,8 +33,10 @@ ALL: dict[str, Benchmark] = {
         Benchmark("scoring", "Scoring with reward models on a CPU"),
         Benchmark("audits", "Regressions and audits from the store"),
         Benchmark("pages", "Import and pages at 160,800 pairs"),
+        Benchmark("scale", "Import, jobs and pages at a million pairs and more"),
         Benchmark("sessions", "Fifty sessions at once"),
         Benchmark("asking", "Labelling through a language model's endpoint"),
+        Benchmark("endpoint_scoring", "Scoring through a reward model's endpoint"),
         Benchmark("judges", "Built-in heads against their baselines", "the real data (--data FOLDER), half an hour"),
         Benchmark("finetuning", "Fine-tuning against heads", "the real data (--data FOLDER), an hour on two cores"),
     )

@@ -216,10 +216,11 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("score", _score, "Score a dataset with a reward model.", "score hh --model builtin-post")
     made.add_argument("dataset")
-    made.add_argument("--model", required=True, help="builtin-pre, builtin-post, a hub id, a folder, a file of scores")
+    made.add_argument("--model", required=True, help="builtin-pre, builtin-post, a hub id, a folder, a file of scores, "
+                      "vllm:MODEL or tei:MODEL behind an endpoint")  # fmt: skip
     made.add_argument("--limit", type=positive, help="only so many pairs, drawn at random")
     made.add_argument("--as", dest="as_name", help="name of the model whose scores a file holds")
-    option(made, "how to score: format=chat, dtype=float16, max_length=1024, ...")
+    option(made, "how to score: format=chat, dtype=float16, max_length=1024, ...; an endpoint: base_url=http://...")
     place(made)
 
     made = command("label", _label, "Label a dataset's entries.", "label hh --labeler builtin --taxonomy seal")

@@ -1,8 +1,8 @@
 """How many requests a server bears at once: found by climbing while its throughput grows, cut when it is busy.
 
-The limit starts low and doubles as long as doubling makes the server finish a tenth more work a second; what it had
-before the last doubling that did not help is kept. Every sign of overload halves it, and it comes back one by one
-(additive increase, multiplicative decrease, as TCP does).
+The limit starts low and doubles as long as doubling makes the server finish a tenth more work a second; then half of
+the last doubling is taken back, so that a few requests always wait and the server never does. Every sign of overload
+halves it, and it comes back one by one (additive increase, multiplicative decrease, as TCP does).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Throttle:
     def _decide(self) -> None:
         rate = self._work / max(time.monotonic() - self._began, 1e-9)
         if rate < GAIN * self._best:
-            self._climbing, self.limit, self._most = False, self._before, self._before
+            self._climbing, self.limit = False, (self._before + self.limit) // 2
+            self._most = self.limit
         elif self.limit >= self._most:
             self._climbing = False
         else:

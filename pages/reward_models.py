@@ -1,13 +1,50 @@
 """How far does each reward model agree with the preferences, and with the other models?"""
 
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from engine import charts, comparison, reward_frames
+from engine import catalog, charts, comparison, reward_frames, score_servers
+from engine import models as known_models
 from engine.filters import Filter
 from pages import shared
+
+PLACES = {"here": "This machine or the hub", **{kind: f"{name} server" for kind, name in score_servers.KINDS.items()}}
+
+
+def add_model(data: catalog.Dataset) -> None:
+    """Score with one more model: on this machine, or behind an endpoint, which has an address."""
+    where = st.segmented_control(
+        "Where it runs", list(PLACES), default="here", format_func=PLACES.__getitem__, key="add-where", required=True
+    )
+    left, right = st.columns(2)
+    options: dict[str, Any] = {}
+    if where == "here":
+        named = left.text_input("Model", key="add-model", placeholder="a hub id, or a folder on this server").strip()
+        styles: tuple[str, ...] = known_models.FORMATS
+    else:
+        model = left.text_input("Model, as the server names it", key="add-model", placeholder="owner/model").strip()
+        named = f"{where}:{model}" if model else ""
+        default = f"http://localhost:{score_servers.PORTS[where]}"
+        options["base_url"] = right.text_input("Address", default, key=f"add-url-{where}").strip()
+        styles = score_servers.FORMATS[where]
+    style = left.selectbox("Input format", ["by model", *styles], key=f"add-format-{where}")
+    if style != "by model":
+        options["format"] = style
+    if where != "here":
+        most = right.number_input("Requests at once (0: found by trial)", 0, 1024, 0, key="add-concurrency")
+        options |= {"concurrency": int(most)} if most else {}
+        st.caption(
+            "A key, where the server wants one, comes from SIGNET_API_KEY in the environment or in Streamlit's "
+            "secrets; it is never stored. Rewards are taken raw: a server that gives probabilities is refused."
+        )
+    limit = left.number_input("Pairs (0: all)", min_value=0, step=100, key="add-limit")
+    if st.button("Score", type="primary", disabled=not named, key="add-start"):
+        with st.spinner("Asking for the model ..."):
+            shared.start_job("score", dataset=data.name, model=named, limit=int(limit) or None, options=options)
+
 
 st.title("Reward models")
 data = shared.dataset()
@@ -16,6 +53,8 @@ if data.kind != "pairs":
     st.info("This dataset holds single answers; comparing reward models with preferences needs pairs.")
     st.stop()
 models = shared.pick_models(data)
+with st.expander("Add a reward model", icon=":material/add:"):
+    add_model(data)
 if not models:
     shared.provenance(data)
     shared.empty_rewards(data)
@@ -187,17 +226,30 @@ if tab == "Distributions":
 if tab == "Chosen against rejected":
     for m in models[:3]:
         cells = shared.read(reward_frames.heat, data.dataset_id, m.model_id)
-        corners = shared.read(reward_frames.quadrants, data.dataset_id, m.model_id)
-        total = int(corners["n"].sum())
+        quadrants = shared.read(reward_frames.quadrants, data.dataset_id, m.model_id)
+        total = int(quadrants["n"].sum())
+        low, high = min(cells["x"].min(), cells["y"].min()), max(cells["x2"].max(), cells["y2"].max())
+        inset = 0.04 * (high - low)
+        corners = pd.DataFrame(
+            [
+                {
+                    "x": high - inset if q.chosen_positive else low + inset,
+                    "y": high - inset if q.rejected_positive else low + inset,
+                    "text": f"{q.n / total:.1%}",
+                    "align": "right" if q.chosen_positive else "left",
+                }
+                for q in quadrants.itertuples()
+            ]
+        )
         st.markdown(f"**{shared.escape(m.label)}**")
         shared.chart(
-            charts.heat(cells, "reward of chosen", "reward of rejected"),
+            charts.heat(cells, corners, "reward of chosen", "reward of rejected"),
             f"Rewards of chosen against rejected by {m.label}.",
             "Below the diagonal the model agrees with people. Outer 0.2% are in the edge bins. "
             + "; ".join(
                 f"chosen {'> 0' if q.chosen_positive else '≤ 0'}, rejected {'> 0' if q.rejected_positive else '≤ 0'}: "
                 f"{q.n / total:.1%} (n = {q.n:,})"
-                for q in corners.itertuples()
+                for q in quadrants.itertuples()
             )
             + ". Zero is arbitrary for a reward model.",
             cells,

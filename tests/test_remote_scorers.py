@@ -256,14 +256,17 @@ def test_the_throttle_stops_where_doubling_brings_nothing(monkeypatch: pytest.Mo
     for _ in range(5000):  # a server that answers 40 at once, each in one second
         now[0] += 1 / min(throttle.limit, 40)
         throttle.finished(1.0)
-    assert throttle.limit == 64  # 32 gave 32 a second, 64 gives 40, 128 would give no more
+    assert throttle.limit == 96  # 32 gave 32 a second, 64 gave 40, 128 gave no more: half of that is taken back
     throttle.busy()
-    assert throttle.limit == 32
+    assert throttle.limit == 48
     throttle.busy()  # the same overload, told twice
-    assert throttle.limit == 32
-    for _ in range(32 * 40):
+    assert throttle.limit == 48
+    for _ in range(48 + 49 + 50):
         throttle.finished(1.0)
-    assert throttle.limit == 60
+    assert throttle.limit == 51
+    for _ in range(10_000):
+        throttle.finished(1.0)
+    assert throttle.limit == 96
 
 
 @pytest.mark.parametrize(
@@ -436,3 +439,33 @@ def test_a_scorer_works_off_the_main_thread() -> None:
         thread.start()
         thread.join()
     assert found == [[reward(dialogue(*pair)) for pair in PAIRS[:3]]]
+
+
+# --- the form ---
+def test_the_form_asks_for_an_address_and_says_what_is_wrong(home: Path) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    from engine.client import Client as Opened
+    from engine.settings import ROOT
+    from pages import shared
+
+    with Opened(home) as opened:
+        opened.call("demo")
+    page = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=90).run()
+    page.switch_page("reward_models.py")
+    page.run()
+    try:
+        with FakeVllm() as fake:
+            for kind, wanted in (("vllm", MODEL), ("tei", MODEL)):
+                page.segmented_control(key="add-where").set_value(kind).run()
+                page.text_input(key="add-model").set_value(wanted).run()
+                page.text_input(key=f"add-url-{kind}").set_value(fake.url).run()
+                assert not page.exception
+                if kind == "tei":
+                    page.button(key="add-start").click().run()
+                    assert any("does not speak text-embeddings-inference's API" in one.value for one in page.error)
+            assert fake.requests["/info"] == 1
+    finally:
+        owner = shared._owner(str(home))
+        owner.close()
+        owner.store.close()
