@@ -31,6 +31,8 @@ ALL: dict[str, Benchmark] = {
     one.name: one
     for one in (
         Benchmark("scoring", "Scoring with reward models on a CPU"),
+        Benchmark("shared_prompts", "A pair's prompt computed once"),
+        Benchmark("gpu", "Scoring with reward models on a GPU", "a GPU"),
         Benchmark("audits", "Regressions and audits from the store"),
         Benchmark("pages", "Import and pages at 160,800 pairs"),
         Benchmark("scale", "Import, jobs and pages at a million pairs and more"),

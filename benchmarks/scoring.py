@@ -1,14 +1,12 @@
-"""Scoring on this machine: Signet against a batch-1 loop (as SEAL's code scores) and a batch-8 unsorted loop (as
-RewardBench's), same model, same texts, same outputs within 1e-4.
+"""Scoring on a processor: Signet beside the loops of SEAL and RewardBench, same texts, same machine, in turn.
 
-The model is the encoder that installs with Signet with one random logit: speed does not depend on the weights. Texts
-are the hh-rlhf test split where SIGNET_DATA (or ../shared/data) has it, else the bundled demonstration.
+For a small encoder (the bundled one), RoBERTa-base, DeBERTa-v3-base and -large, with Signet's optional int8 beside
+float32 and what it changes. BENCH_PAIRS_SMALL, _BASE, _LARGE are the pairs for each size, BENCH_ROUNDS the rounds, of
+which the median counts.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import statistics
 import tempfile
@@ -17,104 +15,92 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from engine.records import turns_from_json, turns_to_json
-from engine.settings import BUILTIN, ROOT
+from benchmarks import reward_models
+from benchmarks.tables import table
 
-ENTRIES = int(os.environ.get("BENCH_ENTRIES", "512"))
-ROUNDS = 3
-
-
-def texts() -> tuple[str, pa.Table]:
-    """(source, a table of entry, prompt, response), ENTRIES of them drawn evenly over the source."""
-    from engine.readers import dialogue_entry
-
-    path = Path(os.environ.get("SIGNET_DATA", ROOT.parent / "shared" / "data")) / "hh_rlhf_test.jsonl.gz"
-    if path.exists():
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            found = [dialogue_entry(json.loads(line)[side]) for line in lines for side in ("chosen", "rejected")]
-        step = len(found) // ENTRIES
-        rows = [(e.hash, turns_to_json(e.prompt), e.response) for e in found[:: max(1, step)][:ENTRIES]]
-        return "hh-rlhf test", pa.table(dict(zip(("entry", "prompt", "response"), map(list, zip(*rows)))))
-    table = pq.read_table(BUILTIN / "demo" / "pairs.parquet").slice(0, ENTRIES)
-    return "bundled demonstration", pa.table(
-        {"entry": table.column("chosen_hash"), "prompt": table.column("prompt"), "response": table.column("chosen")}
-    )
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+PAIRS = {
+    "small encoder": int(os.environ.get("BENCH_PAIRS_SMALL", "256")),
+    "roberta-base": int(os.environ.get("BENCH_PAIRS_BASE", "32")),
+    "deberta-v3-base": int(os.environ.get("BENCH_PAIRS_BASE", "32")),
+    "deberta-v3-large": int(os.environ.get("BENCH_PAIRS_LARGE", "12")),
+}
+LOOPS = ("batch of 1, as SEAL", "batch of 8, as RewardBench")
 
 
-def model_folder(folder: Path) -> Path:
-    """The bundled encoder as a reward model: one logit with seeded random weights."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def measure(folder: Path, n_pairs: int, rounds: int) -> dict[str, Any]:
+    """Texts a second of every way, the largest difference of rewards, and what int8 changes."""
+    from engine import precision
 
-    from engine.embedder import model_folder as bundled_encoder
-
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(bundled_encoder(), num_labels=1)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bundled_encoder(), model_max_length=512).save_pretrained(folder)
-    return folder
-
-
-def _loop(folder: Path, table: pa.Table, batch: int, grad: bool) -> list[float]:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from engine.models import pair_texts
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    pairs = [
-        pair_texts(turns_from_json(p), r, "seal_pair")
-        for p, r in zip(table.column("prompt").to_pylist(), table.column("response").to_pylist())
-    ]
-    found: list[float] = []
-    with torch.set_grad_enabled(grad):
-        for start in range(0, len(pairs), batch):
-            part = pairs[start : start + batch]
-            inputs = tokenizer([p[0] for p in part], [p[1] for p in part], padding=True, truncation=True,
-                               max_length=512, return_tensors="pt")  # fmt: skip
-            found += model(**inputs).logits[:, 0].tolist()
-    return found
+    source, texts = reward_models.pairs(n_pairs)
+    exact, rough = reward_models.signet(folder, texts), reward_models.signet(folder, texts, dtype="int8")
+    loops = {LOOPS[0]: reward_models.Loop(folder, 1, seal=True), LOOPS[1]: reward_models.Loop(folder, 8)}
+    cut = np.array(exact.run(texts).column("truncated").to_pylist())
+    ways: dict[str, Callable[[], Any]] = {
+        "signet": lambda: exact.run(texts).column("reward").to_numpy(),
+        "signet, int8": lambda: rough.run(texts).column("reward").to_numpy(),
+        **{name: lambda loop=loop: np.array(loop.run(texts)) for name, loop in loops.items()},
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    rewards: dict[str, Any] = {}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            began = time.perf_counter()
+            rewards[way] = call()
+            seconds[way].append(time.perf_counter() - began)
+    rates = {way: len(cut) / statistics.median(times) for way, times in seconds.items()}
+    margins = {way: rewards[way][0::2] - rewards[way][1::2] for way in ("signet", "signet, int8")}
+    drift = precision.compare(margins["signet"], margins["signet, int8"])
+    return {
+        "source": source, "texts": len(cut), "rounds": rounds,
+        "texts_per_second": {way: round(rate, 3) for way, rate in rates.items()},
+        # What is too long is cut elsewhere by each, so only whole texts compare.
+        "compared": int((~cut).sum()),
+        "largest_difference": max(float(np.abs(rewards["signet"] - rewards[way])[~cut].max()) for way in LOOPS),
+        "int8": {"pairs": drift["pairs"], "flips": drift["flips"], "mean_drift": drift["drift"] / drift["pairs"],
+                 "typical_margin": (drift["margin_sq"] / drift["pairs"]) ** 0.5},
+    }  # fmt: skip
 
 
 def run() -> dict[str, Any]:
-    """Entries a second of the three ways (median of ROUNDS, in turn), ratios, and the largest difference."""
-    from engine import models
-    from engine.scorers import open_scorer
+    """Every size in turn."""
+    cases = {}
+    for name, n_pairs in PAIRS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            made = reward_models.small_encoder(path) if name == "small encoder" else reward_models.encoder(name, path)
+            cases[name] = measure(made, n_pairs, ROUNDS if name != "deberta-v3-large" else max(1, ROUNDS - 2))
+    return {"cases": cases}
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = model_folder(Path(name))
-        source, table = texts()
-        spec = models.resolve(str(folder), {"format": "seal_pair", "max_length": 512})
-        params = {"model": spec.name, "kind": spec.kind, "revision": spec.revision, **spec.params}
 
-        def ours() -> list[float]:
-            return open_scorer(params).run(table).column("reward").to_pylist()
-
-        ways: dict[str, Callable[[], list[float]]] = {
-            "signet": ours,
-            "batch_1_loop": lambda: _loop(folder, table, 1, grad=True),
-            "batch_8_unsorted": lambda: _loop(folder, table, 8, grad=False),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        outputs: dict[str, list[float]] = {}
-        for _ in range(ROUNDS):
-            for way, call in ways.items():
-                began = time.perf_counter()
-                outputs[way] = call()
-                seconds[way].append(time.perf_counter() - began)
-        truncated = open_scorer(params).run(table).column("truncated").to_pylist()
-    whole = [i for i, cut in enumerate(truncated) if not cut]  # truncation policies differ, so only whole texts compare
-    rates = {way: table.num_rows / statistics.median(times) for way, times in seconds.items()}
-    return {
-        "texts": source, "entries": table.num_rows, "texts_per_second": {w: round(r, 2) for w, r in rates.items()},
-        "ratio_to_batch_1": round(rates["signet"] / rates["batch_1_loop"], 2),
-        "ratio_to_batch_8": round(rates["signet"] / rates["batch_8_unsorted"], 2),
-        "largest_difference": max(
-            abs(outputs["signet"][i] - outputs[way][i]) for i in whole for way in ("batch_1_loop", "batch_8_unsorted")
-        ),
-        "compared": len(whole),
-    }  # fmt: skip
+def section(result: dict[str, Any]) -> str:
+    """Rates and ratios by size, then what int8 changes."""
+    speed, changes = [], []
+    for name, case in result["cases"].items():
+        rate = case["texts_per_second"]
+        speed.append({
+            "model": name, "texts": case["texts"], "Signet, texts/s": round(rate["signet"], 2),
+            **{loop: round(rate[loop], 2) for loop in LOOPS},
+            "ratio to 1": round(rate["signet"] / rate[LOOPS[0]], 2),
+            "ratio to 8": round(rate["signet"] / rate[LOOPS[1]], 2),
+            "int8, texts/s": round(rate["signet, int8"], 2),
+            "int8 to 1": round(rate["signet, int8"] / rate[LOOPS[0]], 2),
+            "int8 to 8": round(rate["signet, int8"] / rate[LOOPS[1]], 2),
+            "largest difference": f"{case['largest_difference']:.1e}",
+        })  # fmt: skip
+        own = case["int8"]
+        changes.append({
+            "model": name, "pairs": own["pairs"], "signs changed by int8": own["flips"],
+            "mean drift of a margin": round(own["mean_drift"], 4), "typical margin": round(own["typical_margin"], 4),
+        })  # fmt: skip
+    first = next(iter(result["cases"].values()))
+    return (
+        f"Texts of {first['source']} at their real lengths, at most {reward_models.LONGEST} tokens. Signet sorts them "
+        "by length and fills batches by tokens; the loops take them in the dataset's order. The largest difference of "
+        f"rewards is over all texts that nobody cuts off.\n\n{table(speed)}\n\n"
+        "What int8 changes against float32. The small encoder's weights are trained ones under a random last layer, "
+        "the others' are random, so those rows say nothing of a trained model: a run in int8 tests itself on its own "
+        f"pairs, and ends when more than 1% of verdicts change.\n\n{table(changes)}"
+    )

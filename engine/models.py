@@ -176,7 +176,7 @@ DRIFT_LEAST = 50
 
 def take_test_options(options: dict[str, Any]) -> dict[str, Any]:
     """Take out of `options` what the test of a precision reads: drift_pairs and allow_drift (engine.precision)."""
-    tested = {key: options.pop(key) for key in ("drift_pairs", "allow_drift") if key in options}
+    tested: dict[str, Any] = {key: options.pop(key) for key in ("drift_pairs", "allow_drift") if key in options}
     wanted = tested.get("drift_pairs", 1)
     if not isinstance(wanted, int) or wanted < 1:
         raise SignetError(f"Option drift_pairs={wanted!r} must be a whole number of pairs, at least 1.")
