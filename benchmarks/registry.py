@@ -37,6 +37,7 @@ ALL: dict[str, Benchmark] = {
         Benchmark("pages", "Import and pages at 160,800 pairs"),
         Benchmark("scale", "Import, jobs and pages at a million pairs and more"),
         Benchmark("sessions", "Fifty sessions at once"),
+        Benchmark("ray_cluster", "Two nodes of a Ray cluster, one of them killed"),
         Benchmark("asking", "Labelling through a language model's endpoint"),
         Benchmark("endpoint_scoring", "Scoring through a reward model's endpoint"),
         Benchmark("judges", "Built-in heads against their baselines", "the real data (--data FOLDER), half an hour"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -220,6 +221,40 @@ def _progress(job: jobs.Job, rows: int, written: int, began: float) -> None:
     jobs.write_json(job.path("progress.json"), {"rows": rows, "entries": written, "seconds": time.time() - began})
 
 
+class _Seen:
+    """A set of texts in 8 to 20 bytes each, by their 64-bit hash: open addressing in one array.
+
+    Two texts of one hash would count as the same, which here only gives an id a number that it did not need.
+    """
+
+    def __init__(self) -> None:
+        self._slots = array("q", bytes(8 * 1024))
+        self._count = 0
+
+    def add(self, text: str) -> bool:
+        """Add a text; whether it is new."""
+        if self._count * 5 > len(self._slots) * 3:
+            old = self._slots
+            self._slots = array("q", bytes(16 * len(old)))
+            for kept in old:
+                if kept:
+                    self._put(kept)
+        new = self._put(hash(text) or 1)
+        self._count += new
+        return new
+
+    def _put(self, code: int) -> bool:
+        slots = self._slots
+        mask = len(slots) - 1
+        place = code & mask
+        while slots[place]:
+            if slots[place] == code:
+                return False
+            place = (place + 1) & mask
+        slots[place] = code
+        return True
+
+
 class _Ids:
     """Gives every pair an id that is unique within the dataset."""
 
@@ -228,7 +263,8 @@ class _Ids:
         rows = [one.values for one in head if one.values is not None]
         self._column = named or next((f for f in ID_FIELDS if rows and all(f in r for r in rows)), None)
         self._subset_row = not self._column and bool(rows) and all({"subset", "row"} <= set(r) for r in rows)
-        self._seen: dict[str, int] = {}
+        self._seen = _Seen()
+        self._times: dict[str, int] = {}  # of ids that came again
         self._repeated = 0
 
     def give(self, values: Row, number: int) -> str:
@@ -240,17 +276,15 @@ class _Ids:
         else:
             base = str(number)
         base = base.encode("utf-8", "replace").decode().replace("\x00", "")
-        times = self._seen.get(base, 0) + 1
-        self._seen[base] = times
-        while times > 1:
+        if self._seen.add(base):
+            return base
+        while True:
+            times = self._times.get(base, 1) + 1
+            self._times[base] = times
             other = f"{base}#{times}"
-            if other not in self._seen:
+            if self._seen.add(other):
                 self._repeated += 1
-                self._seen[other] = 1
                 return other
-            times += 1
-            self._seen[base] = times
-        return base
 
     def note(self) -> str:
         if not self._repeated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,20 @@ def _nothing(con: duckdb.DuckDBPyConnection, job: jobs.Job, parts: list[str]) ->
 TAKE = {"score": _rewards, "label": _labels, "rewrite": _rewrites, "train": _nothing}
 
 
-def take_ready(store: Store, job: jobs.Job) -> int:
-    """Ingest every waiting part of a job in one transaction, then remove the files; how many parts."""
+SHARE = 10  # of the time at most one part in so many goes into taking parts in, while workers have shards to do
+_next: dict[tuple[Path, str], float] = {}
+
+
+def take_ready(store: Store, job: jobs.Job, at_once: bool = True) -> int:
+    """Ingest waiting parts of a job (at most 200) in one transaction, then remove the files; how many parts.
+
+    Finding the entries of one part costs as much as finding those of many, and more in a larger store. Without
+    `at_once` parts therefore wait until the last taking is SHARE times as long ago as it took.
+    """
     waiting = jobs.ready(job)[:200]
-    if not waiting:
+    ledger = (store.home, job.id)
+    began = time.monotonic()
+    if not waiting or (not at_once and began < _next.get(ledger, 0.0)):
         return 0
     names = {shard: job.path(f"part-{shard:05d}.parquet") for shard in waiting}
     with store.transaction() as con:
@@ -92,11 +103,14 @@ def take_ready(store: Store, job: jobs.Job) -> int:
     for shard in waiting:
         job.path(f"in-{shard:05d}.parquet").unlink(missing_ok=True)
         names[shard].unlink(missing_ok=True)
+    ended = time.monotonic()
+    _next[ledger] = ended + (SHARE - 1) * (ended - began)
     return len(waiting)
 
 
 def finish(store: Store, job: jobs.Job) -> dict[str, Any]:
     """Record an ended job's run; returns its counts. The ledger of its shards is no longer needed."""
+    _next.pop((store.home, job.id), None)
     state = jobs.read_state(job)
     details = jobs.read_json(job.path("progress.json")) or {}
     manifest = jobs.read_json(job.path("manifest.json")) or []
@@ -135,33 +149,8 @@ def take_dataset(store: Store, job: jobs.Job) -> dict[str, Any]:
         row = con.execute("SELECT coalesce(max(dataset_id), 0) + 1 FROM datasets").fetchone()
         dataset_id = int(row[0]) if row else 1
         con.execute(f"CREATE OR REPLACE TEMP VIEW part AS SELECT * FROM read_parquet({parts!r})")
-        con.execute("""
-            INSERT INTO prompts
-            WITH named AS (
-                SELECT prompt_hash AS h, prompt AS t, n_turns AS n FROM part
-                UNION ALL SELECT chosen_prompt_hash, chosen_prompt, chosen_n_turns FROM part
-                    WHERE chosen_prompt IS NOT NULL
-                UNION ALL SELECT rejected_prompt_hash, rejected_prompt, rejected_n_turns FROM part
-                    WHERE rejected_prompt IS NOT NULL),
-            new AS (SELECT h::UUID AS h, any_value(t) AS t, any_value(n) AS n FROM named GROUP BY h)
-            SELECT (SELECT coalesce(max(prompt_id), 0) FROM prompts) + row_number() OVER (), h, t, n
-            FROM new ANTI JOIN prompts ON prompts.hash = new.h
-        """)
-        con.execute("""
-            INSERT INTO entries
-            WITH sides AS (
-                SELECT row, chosen_hash AS h, coalesce(chosen_prompt_hash, prompt_hash) AS ph, chosen AS r FROM part
-                UNION ALL
-                SELECT row, rejected_hash, coalesce(rejected_prompt_hash, prompt_hash), rejected FROM part
-                    WHERE rejected_hash IS NOT NULL),
-            new AS (
-                SELECT h::UUID AS h, any_value(ph)::UUID AS ph, any_value(r) AS r, min(row) AS row
-                FROM sides GROUP BY h)
-            SELECT (SELECT coalesce(max(entry_id), 0) FROM entries) + row_number() OVER (ORDER BY new.row, new.h),
-                new.h, p.prompt_id, new.r, length(new.r)
-            FROM new JOIN prompts p ON p.hash = new.ph ANTI JOIN entries ON entries.hash = new.h
-            ORDER BY new.row, new.h
-        """)
+        _insert_prompts(con)
+        _insert_entries(con)
         _insert_pairs(con, dataset_id)
         counted = con.execute(
             "SELECT count(*), count(DISTINCT chosen) + count(DISTINCT rejected) FROM pairs WHERE dataset_id = ?",
@@ -189,33 +178,91 @@ def take_dataset(store: Store, job: jobs.Job) -> dict[str, Any]:
     return counts
 
 
+# Texts are read from the parts when they are inserted and at no other time: what is grouped, joined and sorted are
+# hashes and places, so that memory and spilled bytes do not grow with the length of the texts.
+
+
+def _insert_prompts(con: duckdb.DuckDBPyConnection) -> None:
+    """Every new prompt once, from the first place (`place`) where it stands."""
+    named = """
+        SELECT row * 3 AS place, prompt_hash AS h, {0} FROM part
+        UNION ALL SELECT row * 3 + 1, chosen_prompt_hash, {1} FROM part WHERE chosen_prompt IS NOT NULL
+        UNION ALL SELECT row * 3 + 2, rejected_prompt_hash, {2} FROM part WHERE rejected_prompt IS NOT NULL"""
+    texts = [f"{side}prompt AS t, {side}n_turns AS n" for side in ("", "chosen_", "rejected_")]
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        WITH first AS (SELECT h::UUID AS h, min(place) AS place FROM ({named.format(1, 1, 1)}) GROUP BY 1)
+        SELECT h, place, (SELECT coalesce(max(prompt_id), 0) FROM prompts) + row_number() OVER (ORDER BY place) AS id
+        FROM first ANTI JOIN prompts ON prompts.hash = first.h
+    """)
+    con.execute(f"""
+        INSERT INTO prompts SELECT fresh.id, fresh.h, named.t, named.n
+        FROM ({named.format(*texts)}) named JOIN fresh USING (place)
+    """)
+
+
+def _insert_entries(con: duckdb.DuckDBPyConnection) -> None:
+    """Every new entry once; leaves the temporary table `sided` (place = 2 row + 0 chosen or 1 rejected, h, ph, empty)."""
+    con.execute("""
+        CREATE OR REPLACE TEMP TABLE sided AS
+        SELECT row * 2 AS place, chosen_hash::UUID AS h, coalesce(chosen_prompt_hash, prompt_hash)::UUID AS ph,
+            trim(chosen) = '' AS empty FROM part
+        UNION ALL
+        SELECT row * 2 + 1, rejected_hash::UUID, coalesce(rejected_prompt_hash, prompt_hash)::UUID, trim(rejected) = ''
+        FROM part WHERE rejected_hash IS NOT NULL
+    """)
+    con.execute("""
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        WITH first AS (SELECT h, any_value(ph) AS ph, min(place) AS place FROM sided GROUP BY h),
+        new AS (SELECT * FROM first ANTI JOIN entries ON entries.hash = first.h)
+        SELECT new.h, new.place, p.prompt_id,
+            (SELECT coalesce(max(entry_id), 0) FROM entries) + row_number() OVER (ORDER BY new.place) AS id
+        FROM new JOIN prompts p ON p.hash = new.ph
+    """)
+    con.execute("""
+        INSERT INTO entries SELECT fresh.id, fresh.h, fresh.prompt_id, texts.r, length(texts.r)
+        FROM (
+            SELECT row * 2 AS place, chosen AS r FROM part
+            UNION ALL SELECT row * 2 + 1, rejected FROM part WHERE rejected_hash IS NOT NULL) texts
+        JOIN fresh USING (place)
+    """)
+    con.execute("DROP TABLE fresh")
+
+
 def _insert_pairs(con: duckdb.DuckDBPyConnection, dataset_id: int) -> None:
     bit = {name: value for name, (value, _) in FLAGS.items()}
+    con.execute("""
+        CREATE OR REPLACE TEMP TABLE sides AS
+        SELECT place // 2 AS row, max(e.entry_id) FILTER (place % 2 = 0) AS c, max(e.entry_id) FILTER (place % 2 = 1) AS r,
+            max(e.prompt_id) FILTER (place % 2 = 0) AS cp, max(e.prompt_id) FILTER (place % 2 = 1) AS rp,
+            bool_or(sided.empty) AS empty
+        FROM sided JOIN entries e ON e.hash = sided.h GROUP BY 1
+    """)
+    con.execute("DROP TABLE sided")
     rows_of(con, "pairs", dataset_id).execute(f"""
         INSERT INTO pairs
-        WITH joined AS (
-            SELECT part.*, p.prompt_id, c.entry_id AS c, r.entry_id AS r,
-                c.prompt_id AS cp, r.prompt_id AS rp
-            FROM part JOIN prompts p ON p.hash = part.prompt_hash::UUID
-            JOIN entries c ON c.hash = part.chosen_hash::UUID
-            LEFT JOIN entries r ON r.hash = part.rejected_hash::UUID),
-        flagged AS (
-            SELECT *,
-                count(*) OVER (PARTITION BY c, r) > 1 AS duplicate,
-                min(split) OVER (PARTITION BY prompt_id) <> max(split) OVER (PARTITION BY prompt_id)
-                    AND n_turns > 0 AS leak,
-                r IS NOT NULL AND c <> r AND min(c) OVER (PARTITION BY least(c, r), greatest(c, r))
-                    <> max(c) OVER (PARTITION BY least(c, r), greatest(c, r)) AS contradiction
-            FROM joined)
-        SELECT {dataset_id}, row_number() OVER (ORDER BY row, pair_id) - 1, pair_id, prompt_id, c, r, subset, split,
-            row, strength,
-            CASE WHEN c = r THEN {bit["identical_responses"]} ELSE 0 END
-            | CASE WHEN trim(chosen) = '' OR trim(rejected) = '' THEN {bit["empty_response"]} ELSE 0 END
+        WITH slim AS (
+            SELECT part.row, pair_id, subset, split, strength, extra, part.n_turns, p.prompt_id, c, r, cp, rp, empty
+            FROM part JOIN sides ON sides.row = part.row JOIN prompts p ON p.hash = part.prompt_hash::UUID),
+        again AS (SELECT c, r FROM sides GROUP BY c, r HAVING count(*) > 1),
+        leaks AS (SELECT prompt_id FROM slim GROUP BY prompt_id HAVING min(split) <> max(split)),
+        turned AS (
+            SELECT least(c, r) AS low, greatest(c, r) AS high FROM sides WHERE r IS NOT NULL AND c <> r
+            GROUP BY ALL HAVING min(c) <> max(c))
+        SELECT {dataset_id}, row_number() OVER (ORDER BY row, pair_id) - 1, pair_id, slim.prompt_id, slim.c, slim.r,
+            subset, split, row, strength,
+            CASE WHEN slim.c = slim.r THEN {bit["identical_responses"]} ELSE 0 END
+            | CASE WHEN empty THEN {bit["empty_response"]} ELSE 0 END
             | CASE WHEN cp <> rp THEN {bit["diverges_early"]} ELSE 0 END
             | CASE WHEN n_turns = 0 THEN {bit["no_shared_prompt"]} ELSE 0 END
-            | CASE WHEN duplicate THEN {bit["duplicate"]} ELSE 0 END
-            | CASE WHEN leak THEN {bit["prompt_leak"]} ELSE 0 END
-            | CASE WHEN contradiction THEN {bit["contradiction"]} ELSE 0 END,
+            | CASE WHEN again.c IS NOT NULL THEN {bit["duplicate"]} ELSE 0 END
+            | CASE WHEN leaks.prompt_id IS NOT NULL AND n_turns > 0 THEN {bit["prompt_leak"]} ELSE 0 END
+            | CASE WHEN turned.low IS NOT NULL THEN {bit["contradiction"]} ELSE 0 END,
             extra
-        FROM flagged ORDER BY row, pair_id
+        FROM slim LEFT JOIN again ON again.c = slim.c AND again.r IS NOT DISTINCT FROM slim.r
+        LEFT JOIN leaks USING (prompt_id)
+        LEFT JOIN turned ON turned.low = least(slim.c, slim.r) AND turned.high = greatest(slim.c, slim.r)
+            AND slim.r IS NOT NULL
+        ORDER BY row, pair_id
     """)
+    con.execute("DROP TABLE sides")

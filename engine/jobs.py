@@ -311,12 +311,29 @@ def entry_shards(
     )
     count = int(con.execute("SELECT count(*) FROM todo").fetchall()[0][0])
     size = size or shard_size(count)
-    for start in range(0, count, size):
-        yield con.sql(
-            """
-            SELECT replace(e.hash::VARCHAR, '-', '') AS entry, p.turns AS prompt, e.response
-            FROM todo JOIN entries e USING (entry_id) JOIN prompts p USING (prompt_id)
-            WHERE place >= ? AND place < ? ORDER BY length(p.turns) + e.n_chars, e.entry_id
-            """,
-            params=[start, start + size],
-        ).to_arrow_table()
+    # One pass over the texts, sorted on disk where it must, cut as it streams: a query a shard would read every text
+    # once a shard.
+    rows = con.sql(
+        f"""
+        SELECT replace(e.hash::VARCHAR, '-', '') AS entry, p.turns AS prompt, e.response
+        FROM todo JOIN entries e USING (entry_id) JOIN prompts p USING (prompt_id)
+        ORDER BY place // {int(size)}, length(p.turns) + e.n_chars, e.entry_id
+        """
+    )
+    yield from _cut(rows.to_arrow_reader(4096), int(size))
+
+
+def _cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Tables of `size` rows (the last one less) from a stream of batches, of which no more than that is held."""
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        while held + batch.num_rows >= size:
+            here = size - held
+            yield pa.Table.from_batches([*waiting, batch.slice(0, here)])
+            waiting, held, batch = [], 0, batch.slice(here)
+        if batch.num_rows:
+            waiting.append(batch)
+            held += batch.num_rows
+    if held:
+        yield pa.Table.from_batches(waiting)

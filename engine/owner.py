@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import commands, ingest, jobs, worker
+from engine import commands, ingest, jobs, tallies, worker
 from engine.records import SignetError
 from engine.settings import ROOT, slot_environment, worker_slots
 from engine.store import Store
@@ -48,9 +48,13 @@ class Owner:
         self._thread.start()
 
     def _loop(self) -> None:
+        counted = -1
         while not self._stop.is_set():
             try:
                 busy = self.tick()
+                if not busy and self.store.version != counted:  # counting waits until no job writes
+                    counted = self.store.version
+                    tallies.refresh(self.store)
             except Exception:  # the loop must outlive any one job
                 log.exception("owner round failed")
                 busy = False
@@ -98,7 +102,8 @@ class Owner:
     def _advance(self, job: jobs.Job, state: jobs.State) -> None:
         if job.path("cancel").exists():
             self._end_workers(job)
-            ingest.take_ready(self.store, job) if job.kind in ingest.TAKE else 0
+            while job.kind in ingest.TAKE and ingest.take_ready(self.store, job):
+                pass
             jobs.set_state(job, state="cancelled", finished=time.time())
             return
         if state.state == "queued":
@@ -109,7 +114,7 @@ class Owner:
                 self._done(job, counts)
                 return
         else:
-            if ingest.take_ready(self.store, job):
+            if ingest.take_ready(self.store, job, at_once=not jobs.left(job)):
                 state = jobs.set_state(job, attempts=0)
             if not jobs.left(job) and not jobs.ready(job):
                 self._end_workers(job)

@@ -51,7 +51,7 @@ def text_of(value: Any, what: str) -> str:
         raise Skip(f"{what} is not a text")
     if "\x00" in value:
         value = value.replace("\x00", "")
-    return _SURROGATES.sub("�", value)
+    return value if value.isascii() else _SURROGATES.sub("�", value)
 
 
 def messages_of(value: Any, what: str) -> list[Turn]:

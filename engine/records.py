@@ -64,7 +64,8 @@ class Pair:
 
 def turns_to_json(turns: Sequence[Turn]) -> str:
     """The stored form of a prompt: a JSON list of [role, content]."""
-    return json.dumps([[turn.role, turn.content] for turn in turns], ensure_ascii=False, separators=(",", ":"))
+    quoted = json.encoder.encode_basestring  # what json.dumps(..., ensure_ascii=False) does to a text
+    return "[" + ",".join([f"[{quoted(turn.role)},{quoted(turn.content)}]" for turn in turns]) + "]"
 
 
 def turns_from_json(text: str) -> tuple[Turn, ...]:
