@@ -103,7 +103,9 @@ class TransformersScorer:
         }  # fmt: skip
 
     def expect(self, entries: pa.Table) -> None:
-        """Begin to tokenise the shard that `run` will be called with next, while the device is busy with another."""
+        """Begin to tokenise a shard that `run` will be called with, while the device is busy with another."""
+        if id(entries) in self._expected:
+            return
         prompts, responses = entries.column("prompt").to_pylist(), entries.column("response").to_pylist()
         self._expected[id(entries)] = [
             self._ahead.submit(self._encode, prompts[i : i + CHUNK], responses[i : i + CHUNK])
@@ -112,8 +114,7 @@ class TransformersScorer:
 
     def run(self, entries: pa.Table) -> pa.Table:
         """Rewards of a shard, with each entry's full length in tokens and whether it was truncated."""
-        if id(entries) not in self._expected:
-            self.expect(entries)
+        self.expect(entries)
         encoded = _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))], entries)
         rewards = self.network.rewards(encoded)
         self._counts["shared_tokens"] = self.network.shared_tokens

@@ -31,7 +31,10 @@ WAIT = 0.2  # seconds between two looks for a free shard
 
 
 class Work(Protocol):
-    """An opened model, labeler or rewriter: one shard of entries in, one table of results out."""
+    """An opened model, labeler or rewriter: one shard of entries in, one table of results out.
+
+    A work that has `expect(entries)` is told of a shard before `run` is called with the same table, and may prepare it.
+    """
 
     environment: dict[str, Any]
 
@@ -110,9 +113,10 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
     waiting: deque[int] = deque()
     done = {"seconds": 0.0, "entries": 0, "chars": 0}
     job.path(f"progress-{slot}.json").unlink(missing_ok=True)
+    ahead: tuple[claims.Claim, pa.Table] | None = None  # the next shard, which the work prepares meanwhile
     while not stopped(job, parent):
-        claim = claims.take(job, waiting)
-        if claim is None:
+        now, ahead = ahead or _next(job, waiting), None
+        if now is None:
             if not jobs.left(job):
                 return
             time.sleep(WAIT)
@@ -120,7 +124,12 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
         if work is None:
             work = open_work(job)
             jobs.write_json(job.path("environment.json"), environment() | work.environment | {"workers": slots})
-        table = pq.read_table(claim.path)
+        claim, table = now
+        if hasattr(work, "expect"):
+            work.expect(table)
+            ahead = _next(job, waiting)
+            if ahead is not None:
+                work.expect(ahead[1])
         began = time.perf_counter()
         result = work.run(table)
         done["seconds"] += time.perf_counter() - began
@@ -129,6 +138,12 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
         jobs.write_parquet(job.path(f"part-{claim.shard:05d}.parquet"), result)
         claim.release()
         _report(job, slot, slots, {**done, **work.environment.get("progress", {})})
+
+
+def _next(job: jobs.Job, waiting: deque[int]) -> tuple[claims.Claim, pa.Table] | None:
+    """A free shard, claimed and read, or None if there is none right now."""
+    claim = claims.take(job, waiting)
+    return None if claim is None else (claim, pq.read_table(claim.path))
 
 
 def _report(job: jobs.Job, slot: int, slots: int, mine: dict[str, Any]) -> None:
