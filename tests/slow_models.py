@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-WORDS = "river light house never always green walk bread old quick".split()
+WORDS = ["river", "light", "house", "never", "always", "green", "walk", "bread", "old", "quick"]
 CODE = '''
 import os, signal, time
 from transformers import BertForSequenceClassification
@@ -31,6 +31,7 @@ def slow_model(folder: Path, seconds: float = 0.05, poison: bool = False) -> Pat
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+    folder.mkdir(exist_ok=True)
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "Human", "Assistant", ":", *WORDS])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
