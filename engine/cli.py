@@ -100,7 +100,14 @@ def _score(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     options = _options(args.option) | ({"name": args.as_name} if args.as_name else {})
     model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
     started = client.call("score", dataset=args.dataset, model=model, limit=args.limit, options=options, on=args.on)
-    return _run_job(client, started["job"]) if "job" in started else started
+    if "job" not in started:
+        return started
+    done = _run_job(client, started["job"])
+    if "drift" in done:
+        from engine.precision import verdict
+
+        done["precision"] = verdict(done["drift"])[0]
+    return done
 
 
 def _label(client: Client, args: argparse.Namespace) -> dict[str, Any]:

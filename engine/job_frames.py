@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import duckdb
 import pandas as pd
 
@@ -15,3 +17,14 @@ def runs(con: duckdb.DuckDBPyConnection, most: int = 200) -> pd.DataFrame:
         FROM runs ORDER BY started_at DESC LIMIT ?""",
         [most],
     ).df()
+
+
+def drift(con: duckdb.DuckDBPyConnection, model_id: int) -> dict[str, float]:
+    """The tests of a model's precision against float32, added up over its runs; empty where none was made."""
+    rows = con.execute("SELECT params, counts FROM runs WHERE kind = 'score' AND counts LIKE '%\"drift\"%'").fetchall()
+    total: dict[str, float] = {}
+    for params, counts in rows:
+        if json.loads(params).get("model_id") == model_id:
+            for name, value in json.loads(counts)["drift"].items():
+                total[name] = total.get(name, 0) + value
+    return total

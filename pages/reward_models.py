@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from engine import catalog, charts, comparison, reward_frames, score_servers
+from engine import catalog, charts, comparison, job_frames, precision, reward_frames, score_servers
 from engine import models as known_models
 from engine.filters import Filter
 from pages import shared
@@ -66,6 +66,9 @@ for m in models:
             f":material/content_cut: {shared.escape(m.label)} read {m.n_truncated:,} entries truncated "
             f"({m.n_truncated / m.n_rewards:.1%})."
         )
+    if tested := shared.read(job_frames.drift, m.model_id):
+        said, _ = precision.verdict(tested)
+        st.caption(f":material/straighten: {shared.escape(m.label)} ran in {m.params.get('dtype')}: {said}.")
 if any(m.kind == "builtin" for m in models):
     st.caption(
         ":material/science: The built-in reward models are small heads for a first look, little better than "

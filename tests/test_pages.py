@@ -13,6 +13,8 @@ from streamlit.testing.v1 import AppTest
 from engine.client import Client
 from engine.settings import ROOT
 from tests.conftest import wait_for
+from tests.test_cli import ok
+from tests.test_scorers import encoder  # noqa: F401 (a fixture)
 
 PAGES = (
     *(
@@ -202,3 +204,13 @@ def test_a_wrong_taxonomy_of_ones_own_gets_a_sentence(app: Any, home: Path) -> N
     (home / "taxonomies" / "mine.yaml").write_text("name: mine\nfeatures:\n  - name: Kind Words\n")
     page = app("datasets")
     assert "mine.yaml" in page.warning[0].value.replace("\\", "") and "name is" in page.warning[0].value
+
+
+def test_a_run_in_lower_precision_says_what_that_cost(app: Any, home: Path, sample_file: Path, encoder: Path) -> None:  # noqa: F811
+    """The command's sentence about flipped margins is the page's."""
+    ok(home, "import", str(sample_file), "--name", "small")
+    options = ("--option", "dtype=bfloat16", "--option", "allow_drift=true")
+    said = ok(home, "score", "small", "--model", str(encoder), *options)["precision"]
+    assert re.match(r"\d+ of \d+ margins change sign against float32 \(", said)
+    shown = text_of(app("reward_models", dataset="small"))
+    assert f"ran in bfloat16: {said}." in shown
