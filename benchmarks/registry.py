@@ -32,6 +32,7 @@ ALL: dict[str, Benchmark] = {
     for one in (
         Benchmark("scoring", "Scoring with reward models on a CPU"),
         Benchmark("shared_prompts", "A pair's prompt computed once"),
+        Benchmark("embedding", "Embedding with the bundled encoder"),
         Benchmark("gpu", "Scoring with reward models on a GPU", "a GPU"),
         Benchmark("audits", "Regressions and audits from the store"),
         Benchmark("pages", "Import and pages at 160,800 pairs"),

@@ -82,26 +82,36 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 def _compute(texts: Sequence[str]) -> np.ndarray:
     """Unit vectors of texts, without the cache: mean of the last layer over tokens, as the model was trained."""
-    import torch
-
     with _LOADING:
         tokenizer, model = _loaded()
     ids = [one.ids for one in tokenizer.encode_batch([text[:MAX_CHARS] for text in texts])]
     found = np.zeros((len(texts), DIMENSIONS), np.float32)
-    with torch.inference_mode():
-        for places in _batches([len(one) for one in ids], TOKEN_BUDGET.get(device(), 4096)):
-            width = len(ids[places[0]])
-            tokens = torch.zeros((len(places), width), dtype=torch.long)
-            mask = torch.zeros((len(places), width), dtype=torch.long)
-            for row, place in enumerate(places):
-                tokens[row, : len(ids[place])] = torch.tensor(ids[place], dtype=torch.long)
-                mask[row, : len(ids[place])] = 1
-            tokens, mask = tokens.to(device()), mask.to(device())
-            states = model(input_ids=tokens, attention_mask=mask).last_hidden_state
-            weights = mask.unsqueeze(-1).to(states.dtype)
-            means = (states * weights).sum(1) / weights.sum(1)
-            found[places] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
+    for places in _batches([len(one) for one in ids], TOKEN_BUDGET.get(device(), 4096)):
+        found[places] = _means(model, [ids[place] for place in places])
     return found
+
+
+def _means(model: Any, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Unit vectors of rows of tokens, longest first; in two halves when the device runs out of memory."""
+    import torch
+
+    tokens = np.zeros((len(rows), len(rows[0])), np.int64)
+    mask = np.zeros_like(tokens)
+    for row, one in enumerate(rows):
+        tokens[row, : len(one)], mask[row, : len(one)] = one, 1
+    try:
+        with torch.inference_mode():
+            ids, real = torch.from_numpy(tokens).to(device()), torch.from_numpy(mask).to(device())
+            states = model(input_ids=ids, attention_mask=real).last_hidden_state
+            weights = real.unsqueeze(-1).to(states.dtype)
+            means = (states * weights).sum(1) / weights.sum(1)
+            return np.asarray(torch.nn.functional.normalize(means, dim=1).cpu().numpy())
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(rows) // 2
+    return np.concatenate([_means(model, rows[:half]), _means(model, rows[half:])])
 
 
 class _Cache:
