@@ -11,9 +11,7 @@ import duckdb
 import pandas as pd
 
 from engine import classifiers, decisions, evaluation, example_frames, jobs, learning_curve, taxonomy
-from engine.examples import LABEL
 from engine.intervals import MINIMUM_N, Estimate
-from engine.records import SignetError
 
 
 def taught(con: duckdb.DuckDBPyConnection) -> dict[str, tuple[int, str]]:
@@ -37,16 +35,16 @@ def class_counts(
     chosen = taxonomy.parse(row[0] if row else "", "taxonomy")
     ids = [int(r[0]) for name in datasets
            for r in con.execute("SELECT dataset_id FROM datasets WHERE name = ?", [name]).fetchall()]  # fmt: skip
-    try:
-        table = example_frames.examples(con, taxonomy_id, teachers, ids)
-    except SignetError:
+    if datasets and not ids:
         return pd.DataFrame()
-    found = []
-    for column in chosen.columns():
-        given = pd.Series(table.column(LABEL + column.name).to_numpy(zero_copy_only=False)).dropna()
-        for value, name in zip(decisions.classes_of(column), decisions.class_names(column)):
-            found.append({"feature": column.title, "class": name, "entries": int((given == value).sum())})
-    return pd.DataFrame(found)
+    counts = example_frames.value_counts(con, taxonomy_id, teachers, ids)
+    return pd.DataFrame(
+        [
+            {"feature": column.title, "class": name, "entries": counts.get((column.name, float(value)), 0)}
+            for column in chosen.columns() if counts
+            for value, name in zip(decisions.classes_of(column), decisions.class_names(column))
+        ]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

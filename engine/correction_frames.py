@@ -96,6 +96,15 @@ def shared_entries(con: duckdb.DuckDBPyConnection, dataset_id: int, labeler: cat
     `here`, `anywhere`: entries that both have labelled, of the dataset and of all. `drawn_otherwise`: those of them
     that came to people by a queue that was no random draw (engine.queues), and by none that was.
     """
+    others = con.execute(
+        """
+        SELECT DISTINCT labeler_id FROM labels WHERE labeler_id <> $labeler AND feature_id IN (
+            SELECT feature_id FROM features JOIN taxonomies t USING (taxonomy_id) WHERE t.name = $name)""",
+        {"labeler": labeler.labeler_id, "name": labeler.taxonomy},
+    ).fetchall()
+    if not others:  # nobody else: then there is nothing to join its labels with
+        names = ("labeler_id", "name", "kind", "taxonomy_id", "anywhere", "here", "drawn_otherwise")
+        return pd.DataFrame({name: [] for name in names})
     return con.execute(
         f"""
         WITH one AS (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from engine import catalog, tallies
 from engine.examples import LABEL
 from engine.records import SignetError
 
@@ -49,6 +50,24 @@ def teachers(con: duckdb.DuckDBPyConnection, taxonomy_id: int) -> list[Teacher]:
     return [*gold, together, *[one for one in found if one.kind != "gold"]]
 
 
+# What each entry's label counts as: by the first labeler in $names that judged it, or by most persons.
+_FIRST = f"""
+    given AS (
+        SELECT l.entry_id, l.feature_id, l.value, b.name, b.kind FROM labels l JOIN labelers b USING (labeler_id)
+        JOIN features f USING (feature_id) WHERE f.taxonomy_id = $taxonomy),
+    votes AS (SELECT entry_id, feature_id, value, count(*) AS n FROM given WHERE kind = 'person' GROUP BY ALL),
+    people AS (
+        SELECT entry_id, feature_id, arg_max(value, n) AS value FROM votes v
+        WHERE n = (SELECT max(n) FROM votes o WHERE o.entry_id = v.entry_id AND o.feature_id = v.feature_id)
+        GROUP BY ALL HAVING count(*) = 1),
+    every AS (
+        SELECT entry_id, feature_id, value, list_position($names, name) AS place FROM given
+        WHERE list_contains($names, name)
+        UNION ALL SELECT entry_id, feature_id, value, list_position($names, '{PEOPLE}') FROM people
+        WHERE list_contains($names, '{PEOPLE}')),
+    first AS (SELECT entry_id, feature_id, arg_min(value, place) AS value FROM every GROUP BY ALL)"""
+
+
 def examples(
     con: duckdb.DuckDBPyConnection, taxonomy_id: int, names: Sequence[str], dataset_ids: Sequence[int] = ()
 ) -> pa.Table:
@@ -69,20 +88,7 @@ def examples(
     )
     table = con.sql(
         f"""
-        WITH given AS (
-            SELECT l.entry_id, l.feature_id, l.value, b.name, b.kind FROM labels l JOIN labelers b USING (labeler_id)
-            JOIN features f USING (feature_id) WHERE f.taxonomy_id = $taxonomy),
-        votes AS (SELECT entry_id, feature_id, value, count(*) AS n FROM given WHERE kind = 'person' GROUP BY ALL),
-        people AS (
-            SELECT entry_id, feature_id, arg_max(value, n) AS value FROM votes v
-            WHERE n = (SELECT max(n) FROM votes o WHERE o.entry_id = v.entry_id AND o.feature_id = v.feature_id)
-            GROUP BY ALL HAVING count(*) = 1),
-        every AS (
-            SELECT entry_id, feature_id, value, list_position($names, name) AS place FROM given
-            WHERE list_contains($names, name)
-            UNION ALL SELECT entry_id, feature_id, value, list_position($names, '{PEOPLE}') FROM people
-            WHERE list_contains($names, '{PEOPLE}')),
-        first AS (SELECT entry_id, feature_id, arg_min(value, place) AS value FROM every GROUP BY ALL),
+        WITH {_FIRST},
         wide AS (SELECT entry_id, {chosen} FROM first GROUP BY entry_id),
         places AS (
             SELECT entry_id, min(prompt_id) AS prompt_id,
@@ -107,3 +113,31 @@ def examples(
         raise SignetError(f"No entry has a label by {', '.join(names)}; label some first (Annotate, or a labeler).")
     fixed = ["entry", "prompt", "response", "group", "domain"]
     return table.rename_columns([*fixed, *[LABEL + name for _, name in features]])
+
+
+def value_counts(
+    con: duckdb.DuckDBPyConnection, taxonomy_id: int, names: Sequence[str], dataset_ids: Sequence[int] = ()
+) -> dict[tuple[str, float], int]:
+    """Entries of `examples` by feature and value, counted in the store: no text and no entry is loaded."""
+    if not names:
+        return {}
+    ids = [int(one) for one in dataset_ids] or [one.dataset_id for one in catalog.datasets(con)]
+    here = " OR ".join(f"({tallies.within(con, one)})" for one in ids) or "false"
+    labelers = con.execute(
+        "SELECT labeler_id FROM labelers WHERE name IN (SELECT unnest(?::VARCHAR[]))", [list(names)]
+    ).fetchall()
+    parameters: dict[str, object] = {"taxonomy": taxonomy_id}
+    if len(names) == 1 and names[0] != PEOPLE and len(labelers) == 1:  # nobody to choose between, nothing to group
+        first = f"""first AS (
+            SELECT entry_id, feature_id, value FROM labels WHERE labeler_id = {int(labelers[0][0])} AND feature_id IN (
+                SELECT feature_id FROM features WHERE taxonomy_id = $taxonomy))"""
+    else:
+        first = _FIRST
+        parameters["names"] = list(names)
+    rows = con.execute(
+        f"""
+        WITH {first} SELECT f.name, value, count(*) FROM first JOIN features f USING (feature_id)
+        WHERE {here} GROUP BY ALL""",
+        parameters,
+    ).fetchall()
+    return {(str(name), float(value)): int(n) for name, value, n in rows if value is not None}

@@ -17,7 +17,8 @@ from typing import Any
 
 import duckdb
 
-KINDS = ("pairs", "rewards", "labels", "rewrites", "reviews")  # texts and taxonomies never change under their id
+# Texts and taxonomies have no marks: they never change under their id.
+KINDS = ("pairs", "rewards", "labels", "rewrites", "reviews", "queues", "queue_items", "taxonomies", "labelers")
 QUIET = frozenset({"claims", "ingested", "marks", "tallies", "spans"})  # nothing that a page caches comes from these
 WHOLE_KIND = -1
 _WRITES = re.compile(r"\b(?:insert\s+(?:or\s+\w+\s+)?into|delete\s+from|update|truncate)\s+\"?(\w+)", re.IGNORECASE)

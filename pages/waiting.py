@@ -24,8 +24,8 @@ PATIENCE_S = 1.0  # that a page waits in all before it says that something is be
 REMEMBERED = 64  # finished questions that a page may still come to fetch
 # Slow too, but not kept on disk: they read what has no marks (files, queues), or are asked in too many ways.
 BESIDE = {
-    "engine.search.find", "engine.value_frames.prompts_of", "engine.value_frames.against_prompts",
-    "engine.audit_values.references", "engine.audit_values.corrected", "engine.audit_agreement.consistency",
+    "engine.search.find", "engine.value_frames.against_prompts", "engine.audit_values.corrected",
+    "engine.audit_agreement.consistency",
 }  # fmt: skip
 
 

@@ -20,11 +20,13 @@ from engine import (
     catalog,
     columns,
     design_frames,
+    example_frames,
     kept,
     marks,
     reward_frames,
     value_frames,
 )  # fmt: skip
+from engine.examples import LABEL
 from engine.store import Store
 
 
@@ -136,3 +138,17 @@ def test_old_answers_go_when_space_is_short(tmp_path: Path, monkeypatch: pytest.
         kept.keep(tmp_path, f"k{i}", "x" * 200)
         os.utime(tmp_path / "answers" / f"k{i}.json", (i, i))
     assert kept.find(tmp_path, "k4")[0] and not kept.find(tmp_path, "k0")[0]
+
+
+def test_classes_counted_in_the_store_are_those_that_training_would_load(demo: Store) -> None:
+    con = demo.read()
+    data = catalog.datasets(con)[0].dataset_id
+    found = [one for one in catalog.labelers(con, data) if one.taxonomy == "seal"]
+    for names in ([found[0].name], list({one.name for one in found})):
+        for ids in ([], [data]):
+            counts = example_frames.value_counts(con, found[0].taxonomy_id, names, ids)
+            table = example_frames.examples(con, found[0].taxonomy_id, names, ids).to_pandas()
+            for feature in catalog.features(con, found[0].taxonomy_id):
+                given = table[LABEL + feature.name].dropna()
+                mine = {value: n for (name, value), n in counts.items() if name == feature.name}
+                assert mine == given.value_counts().to_dict()
