@@ -6,7 +6,8 @@ an element for every pair of tokens, which costs more than the attention itself.
 out by distance first, so that row i of the product holds its distances in order, and shifting each row by one is a
 view of the same memory with another stride (the skew of Music Transformer, arXiv 1809.04281): no gather, no copy. The
 sum goes as the bias into scaled_dot_product_attention. Position projections are computed once a model, not once a
-batch and layer.
+batch and layer. The products run head by head over the whole batch, on rows whose number is a multiple of ALIGNED,
+which tensor cores want.
 
 Rows of padding are the one difference: there transformers averages over all keys, here they attend to the real ones.
 Nothing reads them.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 MODEL_TYPE = "deberta-v2"  # v2 and v3
+ALIGNED = 16
 
 
 def usable(model: Any) -> bool:
@@ -76,8 +78,8 @@ class _Attention:
             forward, backward = _buckets(self._attention, length, device)
             last = 2 * self._span - 1
             keys, queries = self._key_positions, self._query_positions
-            keys = None if keys is None else keys[:, :, (forward + self._span).clamp(0, last)]
-            queries = None if queries is None else queries[:, :, (backward + self._span).clamp(0, last)]
+            keys = None if keys is None else _aligned(keys[:, :, (forward + self._span).clamp(0, last)])
+            queries = None if queries is None else _aligned(queries[:, :, (backward + self._span).clamp(0, last)])
             self._laid_out = (length, keys, queries)
         return self._laid_out[1], self._laid_out[2]
 
@@ -91,36 +93,53 @@ class _Attention:
         own = self._attention
 
         def split(states: Any) -> Any:
-            return states.view(batch, length, self._heads, -1).transpose(1, 2).contiguous()
+            return states.view(batch, length, self._heads, -1).transpose(1, 2)
 
         query, key = split(own.query_proj(hidden_states)), split(own.key_proj(hidden_states))
         value = split(own.value_proj(hidden_states))
         keys, queries = self._positions(length, hidden_states.device)
         bias = None
         if keys is not None:
-            bias = _skewed(query @ keys, length)
+            bias = _skewed(query, keys)
         if queries is not None:
-            backward = _skewed(key @ queries, length).transpose(-1, -2)
+            backward = _skewed(key, queries).transpose(-1, -2)
             bias = backward if bias is None else bias + backward
         if attention_mask is not None:
-            lowest = torch.finfo(query.dtype).min
-            bias = attention_mask * lowest if bias is None else bias.masked_fill_(attention_mask, lowest)
+            bias = query.new_zeros((batch, 1, 1, length)) if bias is None else bias
+            last = bias[..., length - attention_mask.shape[-1] :]
+            last.masked_fill_(attention_mask, torch.finfo(query.dtype).min)
         context = self._fused(query, key, value, attn_mask=bias, scale=self._scale)
         return context.transpose(1, 2).reshape(batch, length, -1), None
 
 
 def _hidden_keys(mask: Any) -> Any:
-    """The keys to hide (B, 1, 1, L), or None for none: looked up on the host only, for a device would stop."""
+    """The keys to hide among the last (B, 1, 1, n), or None for none: looked up on the host only, for a device would
+    stop. `mask.shortest`, where it was set, is the number of first tokens that every row has."""
     if mask.device.type == "cpu" and bool(mask.all()):
         return None
-    return (mask == 0)[:, None, None, :]
+    return (mask[:, getattr(mask, "shortest", 0) :] == 0)[:, None, None, :]
 
 
-def _skewed(products: Any, length: int) -> Any:
-    """Element [i, j] of the view is [i, length - 1 - i + j]: (B, H, L, 2L-1) read as (B, H, L, L)."""
-    batch, heads, _, width = products.shape
-    strides = (heads * length * width, length * width, width - 1, 1)
-    return products.as_strided((batch, heads, length, length), strides, products.storage_offset() + length - 1)
+def _aligned(table: Any) -> Any:
+    """(heads, d, positions) with zeros behind, up to a multiple of ALIGNED; nothing reads what they give."""
+    import torch
+
+    return torch.nn.functional.pad(table, (0, -table.shape[-1] % ALIGNED))
+
+
+def _skewed(states: Any, table: Any) -> Any:
+    """Products of states (B, H, L, d) with a table (H, d, 2L-1 or more), the columns of row i counted from L-1-i.
+
+    A view: element [b, h, i, j] is the product of states[b, h, i] with table[h, :, L-1-i+j].
+    """
+    import torch
+
+    batch, heads, length, size = states.shape
+    rows = states.transpose(1, 2).reshape(batch * length, heads, size).transpose(0, 1)  # a view, as `split` made it
+    width = table.shape[-1]
+    products = torch.bmm(rows, table)  # (H, B * L, width)
+    strides = (length * width, batch * length * width, width - 1, 1)
+    return products.as_strided((batch, heads, length, length), strides, length - 1)
 
 
 def _buckets(attention: Any, length: int, device: Any) -> tuple[Any, Any]:

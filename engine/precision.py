@@ -2,11 +2,13 @@
 
 A job in bfloat16, float16 or int8 also scores its first pairs (a random sample: shards are) in float32. Flips of sign
 are verdicts that would have been others. The job ends when it is certain, at 95%, that more than MOST of them are
-(unless `allow_drift`); the counts go with the run, and add up over workers.
+(unless `allow_drift`); the counts go with the run, and add up over workers. Where the model does not fit into the
+device's memory a second time, in float32, the test ends with the pairs that it has.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from engine.entry_tokens import Encoded
 from engine.intervals import interval_text, wilson
 from engine.records import SignetError
-from engine.reward_network import RewardNetwork
+from engine.reward_network import DoesNotFit, RewardNetwork
 
 MOST = 0.01  # share of verdicts that a precision may change
 
@@ -73,9 +75,14 @@ class DriftCheck:
         places = couples(encoded)[: self._wanted - int(self.counts["pairs"])]
         if not len(places):
             return
-        if self._exact is None:
-            self._exact = RewardNetwork({**self._params, "dtype": "float32"}, self._device)
-        exact = self._exact.rewards([encoded[int(place)] for place in places.ravel()]).reshape(-1, 2)
+        try:
+            if self._exact is None:
+                self._exact = RewardNetwork({**self._params, "dtype": "float32"}, self._device)
+            exact = self._exact.rewards([encoded[int(place)] for place in places.ravel()]).reshape(-1, 2)
+        except DoesNotFit:
+            self._wanted = 0
+            self._drop()
+            return
         rough = rewards[places]
         found = compare(exact[:, 0] - exact[:, 1], rough[:, 0] - rough[:, 1])
         self.counts = {name: self.counts[name] + found[name] for name in found}
@@ -86,4 +93,9 @@ class DriftCheck:
                 "another precision, or --option allow_drift=true."
             )
         if self.counts["pairs"] >= self._wanted:
-            self._exact = None  # its memory is the batches'
+            self._drop()
+
+    def _drop(self) -> None:
+        """Give its memory to the batches; the parts of a model refer to each other, so it is collected."""
+        self._exact = None
+        gc.collect()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -90,10 +91,10 @@ class TransformersScorer:
         self.model = self.network.model
         self._longest = params["max_length"] or longest_input(self.tokenizer, self.model.config)
         self._tokens = EntryTokens(self.tokenizer, params["format"], self._longest)
-        apart = self._device == "cuda"  # a GPU eats more tokens than one Python can prepare beside it
+        apart = self._device.startswith("cuda")  # a GPU eats more tokens than one Python can prepare beside it
         self._ahead = _tokenisers(self._tokens) if apart else ThreadPoolExecutor(1)
         self._encode = _encode if apart else self._tokens.encode
-        self._expected: dict[int, list[Future[list[Encoded]]]] = {}
+        self._expected: dict[int, tuple[pa.Table, list[Future[list[Encoded]]]]] = {}  # by id, which the table keeps
         self._counts: dict[str, Any] = {"tokens": 0, "truncated": 0, "shared_tokens": 0}
         self._drift = DriftCheck(params, self._device) if params.get("drift_pairs") else None
         self.environment: dict[str, Any] = {
@@ -107,15 +108,28 @@ class TransformersScorer:
         if id(entries) in self._expected:
             return
         prompts, responses = entries.column("prompt").to_pylist(), entries.column("response").to_pylist()
-        self._expected[id(entries)] = [
+        chunks = [
             self._ahead.submit(self._encode, prompts[i : i + CHUNK], responses[i : i + CHUNK])
             for i in range(0, len(prompts), CHUNK)
         ]
+        self._expected[id(entries)] = entries, chunks
+
+    def _encoded(self, entries: pa.Table) -> list[Encoded]:
+        self.expect(entries)
+        try:
+            return _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))[1]], entries)
+        except BrokenExecutor:  # a process was killed, or cannot load this tokenizer: go on without them
+            self._expected.clear()
+            self._ahead, self._encode = ThreadPoolExecutor(1), self._tokens.encode
+            return self._encoded(entries)
+
+    def close(self) -> None:
+        """Let go of what was to be tokenised ahead."""
+        self._ahead.shutdown(wait=False, cancel_futures=True)
 
     def run(self, entries: pa.Table) -> pa.Table:
         """Rewards of a shard, with each entry's full length in tokens and whether it was truncated."""
-        self.expect(entries)
-        encoded = _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))], entries)
+        encoded = self._encoded(entries)
         rewards = self.network.rewards(encoded)
         self._counts["shared_tokens"] = self.network.shared_tokens
         wrong = np.flatnonzero(~np.isfinite(rewards))
@@ -139,6 +153,15 @@ _TOKENS: EntryTokens | None = None  # in a tokenising process: what it tokenises
 def _keep(tokens: EntryTokens) -> None:
     global _TOKENS
     _TOKENS = tokens
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Processes of a pool outlive a parent that was killed: they wait for work on a pipe that they hold open."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _encode(prompts: list[str], responses: list[str]) -> list[Encoded]:

@@ -83,7 +83,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def padded(rows: Sequence[Any], fill: int, width: int) -> Any:
-    """Rows of ids as one tensor (n, width) of int64, filled up at the right."""
+    """Rows of numbers as one tensor (n, width) of int64, filled up at the right."""
     import torch
 
     table = np.full((len(rows), width), fill, np.int64)

@@ -17,6 +17,8 @@ import sys
 import time
 import traceback
 from collections import deque
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +36,7 @@ class Work(Protocol):
     """An opened model, labeler or rewriter: one shard of entries in, one table of results out.
 
     A work that has `expect(entries)` is told of a shard before `run` is called with the same table, and may prepare it.
+    One that has `close()` is told when no more will come.
     """
 
     environment: dict[str, Any]
@@ -108,6 +111,12 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
 
         import_parts(job)
         return
+    with ExitStack() as end:
+        _fill(job, slot, slots, end)
+
+
+def _fill(job: jobs.Job, slot: int, slots: int, end: ExitStack) -> None:
+    """`end` is given what is to be done when no more shards are filled."""
     parent = os.getppid()
     work: Work | None = None
     waiting: deque[int] = deque()
@@ -122,12 +131,15 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
             time.sleep(WAIT)
             continue
         if work is None:
-            work = open_work(job)
+            work = open_work(_of_one_worker(job, slots))
+            if hasattr(work, "close"):
+                end.callback(work.close)
             jobs.write_json(job.path("environment.json"), environment() | work.environment | {"workers": slots})
         claim, table = now
         if hasattr(work, "expect"):
             work.expect(table)
-            ahead = _next(job, waiting)
+            # The last shards are for those that have none: what is claimed ahead, another cannot begin.
+            ahead = _next(job, waiting) if slots == 1 or len(waiting) >= slots else None
             if ahead is not None:
                 work.expect(ahead[1])
         began = time.perf_counter()
@@ -138,6 +150,13 @@ def work_through(job: jobs.Job, slot: int, slots: int) -> None:
         jobs.write_parquet(job.path(f"part-{claim.shard:05d}.parquet"), result)
         claim.release()
         _report(job, slot, slots, {**done, **work.environment.get("progress", {})})
+
+
+def _of_one_worker(job: jobs.Job, slots: int) -> jobs.Job:
+    """The job as one of its workers sees it: its share of the pairs that test a precision."""
+    if "drift_pairs" not in job.params:
+        return job
+    return replace(job, params={**job.params, "drift_pairs": -(-job.params["drift_pairs"] // slots)})
 
 
 def _next(job: jobs.Job, waiting: deque[int]) -> tuple[claims.Claim, pa.Table] | None:
