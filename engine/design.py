@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 BLOCK = 1 << 16
 IN_MEMORY = 20_000_000  # numbers of a matrix that is worth holding (160 MB)
+COMPACT = 1 << 30  # bytes of a larger one that is worth holding by columns, small whole numbers in a byte each
 Array = NDArray[Any]
 SIDE = {"chosen": 0, "rejected": 1}
 
@@ -48,12 +49,30 @@ class Column:
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix of n rows that exists a block at a time. `clusters`: nondecreasing codes, or None (rows alone)."""
+    """A matrix of n rows that exists a block at a time. `clusters`: nondecreasing codes, or None (rows alone).
+
+    `columns` holds them where they are held by columns (see `held`).
+    """
 
     names: tuple[str, ...]
     n: int
     block: Callable[[int, int], Array]
     clusters: NDArray[np.int64] | None = None
+    columns: tuple[Array, ...] | None = None
+
+    @classmethod
+    def of_columns(
+        cls, names: Sequence[str], n: int, columns: tuple[Array, ...], clusters: NDArray[np.int64] | None
+    ) -> Rows:
+        """Rows of columns in memory, of whatever numbers."""
+
+        def block(start: int, stop: int) -> Array:
+            found = np.empty((stop - start, len(columns)), order="F")
+            for j, column in enumerate(columns):
+                found[:, j] = column[start:stop]
+            return found
+
+        return cls(tuple(names), n, block, clusters, columns)
 
     @classmethod
     def of(cls, names: Sequence[str], x: Array, clusters: NDArray[np.int64] | None = None) -> Rows:
@@ -71,14 +90,33 @@ class Rows:
             start = stop
 
     def held(self) -> Rows:
-        """The same rows in memory where they are few enough for that, so that many passes unpack them once."""
-        if self.n * len(self.names) > IN_MEMORY:
+        """The same rows in memory, so that many passes unpack them once: as they are where they are few enough for
+        that, else by columns, of which a flag or a difference of flags takes a byte a row; not at all beyond COMPACT.
+        """
+        if self.columns is not None:
             return self
-        return Rows.of(self.names, self.block(0, self.n), self.clusters)
+        if self.n * len(self.names) <= IN_MEMORY:
+            return Rows.of(self.names, self.block(0, self.n), self.clusters)
+        columns: list[Array] = [np.empty(self.n, np.int8) for _ in self.names]
+        for start, stop in self.spans():
+            x = self.block(start, stop)
+            for j, column in enumerate(columns):
+                if column.dtype == np.int8:
+                    with np.errstate(invalid="ignore"):
+                        whole = x[:, j].astype(np.int8)
+                    if not np.array_equal(whole, x[:, j]):
+                        columns[j] = column = np.concatenate([column[:start].astype(float), np.empty(self.n - start)])
+                column[start:stop] = x[:, j]
+            if sum(column.nbytes for column in columns) > COMPACT:
+                return self
+        return Rows.of_columns(self.names, self.n, tuple(columns), self.clusters)
 
     def keep(self, positions: Sequence[int]) -> Rows:
         """The same rows with these columns only."""
         order = list(positions)
+        if self.columns is not None:
+            picked = tuple(self.columns[i] for i in order)
+            return Rows.of_columns([self.names[i] for i in order], self.n, picked, self.clusters)
         return replace(
             self, names=tuple(self.names[i] for i in order), block=lambda start, stop: self.block(start, stop)[:, order]
         )
@@ -87,6 +125,7 @@ class Rows:
         """The same rows with a first column of ones."""
         return replace(
             self,
+            columns=None,
             names=("(intercept)", *self.names),
             block=lambda start, stop: np.hstack([np.ones((stop - start, 1)), self.block(start, stop)]),
         )

@@ -77,3 +77,22 @@ def test_controls_cost_the_features_nothing() -> None:
     p = {o.feature: o for o in alone.odds}
     assert np.isnan(p["c"].p_adjusted)
     assert min(p["a"].p_adjusted, p["b"].p_adjusted) == pytest.approx(2 * min(p["a"].p_value, p["b"].p_value))
+
+
+def test_rows_held_by_columns_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    n = 3 * design.BLOCK + 11
+    x = np.column_stack([rng.integers(-1, 2, n), rng.normal(size=n), np.r_[np.zeros(n - 1), 0.5], np.full(n, 300.0)])
+    clusters = np.arange(n) // 2
+    plain = design.Rows(("a", "b", "c", "d"), n, lambda start, stop: x[start:stop], clusters)
+    monkeypatch.setattr(design, "IN_MEMORY", 10)
+    held = plain.held()
+    assert held.columns is not None and [c.dtype.itemsize for c in held.columns] == [1, 8, 8, 8]
+    assert np.array_equal(held.block(0, n), x) and held.held() is held
+    assert np.array_equal(held.keep([2, 0]).block(5, n), x[5:, [2, 0]])
+    assert np.array_equal(held.with_intercept().block(0, 9)[:, 1:], x[:9])
+    monkeypatch.setattr(design, "COMPACT", 100)
+    assert plain.held() is plain
+    y = (rng.random(n) < 0.4).astype(float)
+    ours, theirs = (regression.logit(rows.keep([0, 1]), y) for rows in (held, plain))
+    assert np.allclose(ours.beta, theirs.beta, atol=1e-10) and np.allclose(ours.covariance, theirs.covariance)
