@@ -234,9 +234,19 @@ class RewardNetwork:
                 break
         else:
             self.way, self.alone, self._step = "other", True, 1
+            for single in singles:
+                self._run_once(single, rows, dtype)
         attention = getattr(self.model.config, "_attn_implementation", "")
         if self.way == "decoder" and not self.alone and attention == "sdpa" and unit.length <= self.most:
             self.shared = same([unit]) and self._near(lambda rows: self._shared([unit], rows), rows, dtype)
+
+    def _run_once(self, unit: Unit, rows: Sequence[Encoded], dtype: str) -> None:
+        try:
+            self.logits([unit], rows)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            other = "; choose --option dtype=float32" if dtype != "float32" else ""
+            raise SignetError(f"{type(self.model).__name__} cannot score in {dtype}: {reason}{other}.") from error
 
     def _tried(self, call: Callable[[], list[Any]]) -> NDArray[np.float64] | None:
         """What a call gives, on the host, or None when the model does not bear it."""
@@ -273,9 +283,8 @@ def _trial(config: Any) -> tuple[list[Encoded], Unit]:
     rng = np.random.default_rng(0)
     begin, *owns = (rng.choice(ordinary, n) for n in (24, 9, 4, 17))
     # BART and T5 read their reward at the token that ends a text.
-    end = (
-        text.eos_token_id if isinstance(text.eos_token_id, int) and text.eos_token_id != text.pad_token_id else begin[0]
-    )
+    end = text.eos_token_id if text.eos_token_id in range(text.vocab_size) else begin[0]
+    end = begin[0] if end == text.pad_token_id else end
     rows = [Encoded(np.hstack([begin, own, end]).astype(np.int32), None, 0, 0) for own in owns]
     return rows, Unit((0, 1, 2), len(begin), sum(len(row.ids) for row in rows) - 2 * len(begin))
 
