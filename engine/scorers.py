@@ -108,20 +108,26 @@ class TransformersScorer:
         if id(entries) in self._expected:
             return
         prompts, responses = entries.column("prompt").to_pylist(), entries.column("response").to_pylist()
-        chunks = [
-            self._ahead.submit(self._encode, prompts[i : i + CHUNK], responses[i : i + CHUNK])
-            for i in range(0, len(prompts), CHUNK)
-        ]
+        parts = [(prompts[i : i + CHUNK], responses[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+        try:
+            chunks = [self._ahead.submit(self._encode, *part) for part in parts]
+        except BrokenExecutor:
+            self._do_without_processes()
+            chunks = [self._ahead.submit(self._encode, *part) for part in parts]
         self._expected[id(entries)] = entries, chunks
 
     def _encoded(self, entries: pa.Table) -> list[Encoded]:
         self.expect(entries)
         try:
             return _regrouped([chunk.result() for chunk in self._expected.pop(id(entries))[1]], entries)
-        except BrokenExecutor:  # a process was killed, or cannot load this tokenizer: go on without them
-            self._expected.clear()
-            self._ahead, self._encode = ThreadPoolExecutor(1), self._tokens.encode
+        except BrokenExecutor:
+            self._do_without_processes()
             return self._encoded(entries)
+
+    def _do_without_processes(self) -> None:
+        """One was killed, or cannot load this tokenizer."""
+        self._expected.clear()
+        self._ahead, self._encode = ThreadPoolExecutor(1), self._tokens.encode
 
     def close(self) -> None:
         """Let go of what was to be tokenised ahead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import disentangled, models, precision, scorers
+from engine import disentangled, jobs, models, precision, scorers, worker
 from engine.entry_tokens import Encoded
 from engine.records import SignetError, Turn, turns_to_json
+from engine.reward_network import DoesNotFit
 from engine.scorers import open_scorer
 from engine.units import SHARED_LEAST, TOKEN_BUDGET, shared_units
 from tests.test_scorers import WORDS, decoder, encoder, entries, params, rewards  # noqa: F401 (fixtures)
@@ -176,6 +178,28 @@ def test_tokens_made_ahead_and_in_other_processes_are_the_same(
         assert apart.run(first).equals(expected[0])
 
 
+def test_without_its_processes_a_scorer_tokenises_by_itself(
+    encoder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Processes that were killed, and those that cannot take the tokenizer, are done without."""
+    first, second = entries(40), entries(40, seed=9)
+    expected = rewards(open_scorer(params(encoder)).run(first)), rewards(open_scorer(params(encoder)).run(second))
+    scorer = open_scorer(params(encoder))
+    processes = scorers._tokenisers(scorer._tokens)
+    monkeypatch.setattr(scorer, "_ahead", processes)
+    monkeypatch.setattr(scorer, "_encode", scorers._encode)
+    assert rewards(scorer.run(first)) == expected[0]
+    assert isinstance(processes, ProcessPoolExecutor)
+    for process in list(processes._processes.values()):
+        process.kill()
+        process.join()
+    scorer.expect(second)
+    assert rewards(scorer.run(second)) == expected[1]
+    assert rewards(scorer.run(first)) == expected[0]
+    scorer.close()
+
+
 def test_running_out_of_memory_halves_the_batches(encoder: Path, decoder: Path) -> None:  # noqa: F811
     """A device that holds 300 tokens at a time gives the same rewards; one that holds none ends in a sentence."""
     import torch
@@ -193,7 +217,7 @@ def test_running_out_of_memory_halves_the_batches(encoder: Path, decoder: Path) 
 
         scorer.network.logits = small
         assert rewards(scorer.run(table)) == pytest.approx(expected, abs=1e-5)
-        assert scorer.network.budget < TOKEN_BUDGET["cpu"]
+        assert 300 // 2 <= scorer.network.budget < TOKEN_BUDGET["cpu"]  # not halved again for every half
         scorer.network.logits = lambda units, encoded, small=small: small(units, encoded, room=0)
         with pytest.raises(SignetError, match="does not fit into the device's memory"):
             scorer.run(table)
@@ -273,6 +297,40 @@ def test_a_precision_that_changes_verdicts_is_refused(encoder: Path) -> None:  #
     with pytest.raises(SignetError, match=r"In int8, \d+ of 100 margins change sign .* more than 1% of verdicts"):
         open_scorer(rough).run(table)
     assert open_scorer(rough | {"allow_drift": True}).run(table).num_rows == 200
+
+
+def test_no_room_for_the_model_in_float32_ends_the_test_and_not_the_job(
+    encoder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> Any:
+        raise DoesNotFit("no room")
+
+    monkeypatch.setattr(precision, "RewardNetwork", full)
+    scorer = open_scorer(params(encoder, dtype="bfloat16") | {"drift_pairs": 50, "allow_drift": False})
+    for seed in (0, 1):
+        assert scorer.run(answers(5, 2, seed=seed)).num_rows == 10
+    assert precision.verdict(scorer.environment["progress"]["drift"])[0] == "no pair could be compared with float32"
+
+
+def test_workers_side_by_side_share_the_test_and_the_last_shards(
+    encoder: Path,  # noqa: F811
+    home: Path,
+) -> None:
+    """Two workers in turn: each tests its share of the pairs, and the job's counts are those of both."""
+    shards = [answers(12, 2, seed=seed).sort_by("prompt") for seed in range(4)]
+    rough = params(encoder, dtype="bfloat16") | {"drift_pairs": 21, "allow_drift": True}
+    job = jobs.create(home, "score", "d", "Score d", rough, shards)
+    worker.work_through(job, 0, 2)
+    first = jobs.read_json(job.path("progress.json"))
+    assert first is not None
+    assert first["drift"]["pairs"] == 11
+    job.path("part-00003.parquet").unlink()
+    worker.work_through(job, 1, 2)
+    progress = jobs.read_json(job.path("progress.json"))
+    assert progress is not None
+    assert progress["drift"]["pairs"] == 22
+    assert progress["entries"] == 5 * 24
 
 
 def test_what_a_job_carries_for_the_test(encoder: Path) -> None:  # noqa: F811

@@ -113,14 +113,14 @@ def test_rewards_are_those_of_transformers_one_by_one(
     config, values, way, shared, alone = MODELS[name]
     folder = saved(tmp_path, config, values)
     plain = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    rows = texts(8)
+    rows = texts(12)
     with torch.inference_mode():
         expected = np.array([float(plain(input_ids=torch.tensor(row.ids[None]).long()).logits[0, 0]) for row in rows])
     assert expected.std() > 0.1
     monkeypatch.setattr(reward_network, "STEP", {})
     found = network(folder)
     assert (found.way, found.shared, found.alone) == (way, shared, alone)
-    found.budget = 800
+    found.budget = 1500
     assert found.rewards(rows) == pytest.approx(expected, abs=1e-4)
     assert (found.shared_tokens > 0) == shared
     found.shared = False
