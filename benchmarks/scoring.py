@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import reward_models
+from benchmarks import gpu, reward_models
 from benchmarks.tables import table
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -37,7 +37,10 @@ def measure(folder: Path, n_pairs: int, rounds: int) -> dict[str, Any]:
     source, texts = reward_models.pairs(n_pairs)
     exact, rough = reward_models.signet(folder, texts), reward_models.signet(folder, texts, dtype="int8")
     loops = {LOOPS[0]: reward_models.Loop(folder, 1, seal=True), LOOPS[1]: reward_models.Loop(folder, 8)}
-    cut = np.array(exact.run(texts).column("truncated").to_pylist())
+    first = exact.run(texts)
+    cut = np.array(first.column("truncated").to_pylist())
+    lengths = np.minimum(np.array(first.column("n_tokens").to_pylist()), reward_models.LONGEST)
+    work = gpu.operations(exact.model, lengths)
     ways: dict[str, Callable[[], Any]] = {
         "signet": lambda: exact.run(texts).column("reward").to_numpy(),
         "signet, int8": lambda: rough.run(texts).column("reward").to_numpy(),
@@ -56,6 +59,7 @@ def measure(folder: Path, n_pairs: int, rounds: int) -> dict[str, Any]:
     return {
         "source": source, "texts": len(cut), "rounds": rounds,
         "texts_per_second": {way: round(rate, 3) for way, rate in rates.items()},
+        "share_of_peak": round(work / statistics.median(seconds["signet"]) / gpu.peak("cpu", "float32", 2048), 3),
         # What is too long is cut elsewhere by each, so only whole texts compare.
         "compared": int((~cut).sum()),
         "largest_difference": max(float(np.abs(rewards["signet"] - rewards[way])[~cut].max()) for way in LOOPS),
@@ -82,7 +86,7 @@ def section(result: dict[str, Any]) -> str:
         rate = case["texts_per_second"]
         speed.append({
             "model": name, "texts": case["texts"], "Signet, texts/s": round(rate["signet"], 2),
-            **{loop: round(rate[loop], 2) for loop in LOOPS},
+            "of the fp32 peak": f"{case['share_of_peak']:.0%}", **{loop: round(rate[loop], 2) for loop in LOOPS},
             "ratio to 1": round(rate["signet"] / rate[LOOPS[0]], 2),
             "ratio to 8": round(rate["signet"] / rate[LOOPS[1]], 2),
             "int8, texts/s": round(rate["signet, int8"], 2),
@@ -99,7 +103,8 @@ def section(result: dict[str, Any]) -> str:
     return (
         f"Texts of {first['source']} at their real lengths, at most {reward_models.LONGEST} tokens. Signet sorts them "
         "by length and fills batches by tokens; the loops take them in the dataset's order. The largest difference of "
-        f"rewards is over all texts that nobody cuts off.\n\n{table(speed)}\n\n"
+        "rewards is over all texts that nobody cuts off; the peak is that of a large float32 matrix product, measured "
+        f"in the same run.\n\n{table(speed)}\n\n"
         "What int8 changes against float32. The small encoder's weights are trained ones under a random last layer, "
         "the others' are random, so those rows say nothing of a trained model: a run in int8 tests itself on its own "
         f"pairs, and ends when more than 1% of verdicts change.\n\n{table(changes)}"
