@@ -1,13 +1,15 @@
 """Scoring on a GPU: DeBERTa-v3-large and decoders beside the loops, and how much of the hardware that uses.
 
 For every model and precision: texts a second, the share of this GPU's own measured bf16 peak, and the time that all
-321,600 hh-rlhf texts take at the lengths of the sample. Beside them the floors: the arithmetic at the measured peak,
+321,600 hh-rlhf texts take at the lengths of the sample: that of the model, or of the tokenisers beside it where they
+are slower. Beside them the floors: the arithmetic at the measured peak,
 and the bytes of weights read once a batch at the measured bandwidth. BENCH_GPU_PAIRS (default 2048) pairs;
 BENCH_GPU_MODELS names the models. Needs a GPU.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -56,8 +58,9 @@ def _seconds(device: str, call: Callable[[], Any]) -> float:
 
 
 def operations(model: Any, lengths: np.ndarray) -> float:
-    """Multiplications and additions of a forward pass over texts of these lengths: linear layers and attention, and for
-    DeBERTa the two products with positions, of which its buckets need 2 x 256 at most."""
+    """Multiplications and additions of a forward pass over texts of these lengths: linear layers and attention (half of
+    it where a token sees only those before it), and for DeBERTa the two products with positions, of which its buckets
+    need 2 x 256 at most."""
     import torch
 
     linear = sum(
@@ -67,7 +70,7 @@ def operations(model: Any, lengths: np.ndarray) -> float:
     )
     config = model.config
     width, layers = config.hidden_size, config.num_hidden_layers
-    attention = 4 * width * layers * lengths.astype(float) ** 2
+    attention = (2 if hasattr(model, "score") else 4) * width * layers * lengths.astype(float) ** 2
     if config.model_type == "deberta-v2":
         attention += 4 * width * layers * lengths * np.minimum(2 * lengths, 512)
     return float((linear * lengths + attention).sum())
@@ -75,9 +78,8 @@ def operations(model: Any, lengths: np.ndarray) -> float:
 
 def one_precision(scorer: Any, texts: Any, longest: int, device: str, flops: float, moved: float) -> tuple[Any, Any]:
     """(figures of a warm scorer on the texts, rewards). `flops` and `moved`: the peak and the bandwidth measured."""
-    scorer.run(texts.slice(0, 256))
-    scorer.expect(texts)
-    tokenising = _seconds(device, lambda: [chunk.result() for chunk in scorer._expected[id(texts)]])
+    scorer.run(texts.slice(0, max(256, texts.num_rows // 4)))
+    tokenising = _seconds(device, lambda: reward_models.tokenise(scorer, texts))
     results: list[Any] = []
     seconds = _seconds(device, lambda: results.append(scorer.run(texts)))
     lengths = np.minimum(np.array(results[0].column("n_tokens").to_pylist()), longest)
@@ -88,7 +90,7 @@ def one_precision(scorer: Any, texts: Any, longest: int, device: str, flops: flo
     return {
         "texts_per_second": round(texts.num_rows / seconds, 1), "mean_tokens": round(float(lengths.mean()), 1),
         "tokenising_seconds": round(tokenising, 2), "share_of_peak": round(work / seconds / flops, 3),
-        "all_texts_seconds": round(every * seconds, 1),
+        "all_texts_seconds": round(every * max(seconds, tokenising), 1),
         "floor_arithmetic_seconds": round(every * work / flops, 1),
         "floor_bytes_seconds": round(every * weights * passes / moved, 1),
     }, results[0].column("reward").to_numpy()  # fmt: skip
@@ -120,7 +122,7 @@ def measure(name: str, folder: Path, device: str, flops: float, moved: float) ->
         del loop
     if "decoder" in name:
         long = shared_prompts.long_prompts(0.6, max(8, PAIRS // 4))
-        found["shared_prompts"] = shared_prompts.measure(folder, long, rounds=2, dtype=half)
+        found["shared_prompts"] = shared_prompts.measure(folder, long, rounds=3, dtype=half)
     return found
 
 
@@ -140,6 +142,7 @@ def run() -> dict[str, Any]:
             made = (reward_models.decoder(name, path, "bfloat16") if "decoder" in name
                     else reward_models.encoder(name, path))  # fmt: skip
             cases[name] = measure(name, made, "cuda", flops, moved)
+            gc.collect()
             torch.cuda.empty_cache()
     return {"gpu": torch.cuda.get_device_name(0), "bf16_peak_tflops": round(flops / 1e12, 1),
             "bandwidth_gb_s": round(moved / 1e9), "cases": cases}  # fmt: skip

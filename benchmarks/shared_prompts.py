@@ -1,7 +1,8 @@
 """A decoder on pairs whose prompt is most of the text: the prompt computed once for both answers, against twice.
 
-The same scorer with sharing on and off, on real pairs in which the prompt is at least PROMPT of the tokens. Beside the
-measured ratio stands what arithmetic allows, tokens of both texts over tokens of the shared row.
+The same scorer with sharing on and off, on real pairs in which the prompt is at least PROMPT of the tokens, and on
+tokens made before: what is measured is the model. Beside the measured ratio stands what arithmetic allows, tokens of
+both texts over tokens of the shared row.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def measure(folder: Path, texts: pa.Table, rounds: int = ROUNDS, **options: Any)
         for shared in (True, False):
             scorer.network.shared, scorer.network.shared_tokens = shared, 0
             before = scorer.environment["progress"]["tokens"]
+            reward_models.tokenise(scorer, texts)
             began = time.perf_counter()
             rewards[shared] = scorer.run(texts).column("reward").to_numpy()
             seconds[shared].append(time.perf_counter() - began)

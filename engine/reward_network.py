@@ -283,8 +283,7 @@ def _trial(config: Any) -> tuple[list[Encoded], Unit]:
     rng = np.random.default_rng(0)
     begin, *owns = (rng.choice(ordinary, n) for n in (24, 9, 4, 17))
     # BART and T5 read their reward at the token that ends a text.
-    end = text.eos_token_id if text.eos_token_id in range(text.vocab_size) else begin[0]
-    end = begin[0] if end == text.pad_token_id else end
+    end = [text.eos_token_id] if getattr(config, "is_encoder_decoder", False) else []
     rows = [Encoded(np.hstack([begin, own, end]).astype(np.int32), None, 0, 0) for own in owns]
     return rows, Unit((0, 1, 2), len(begin), sum(len(row.ids) for row in rows) - 2 * len(begin))
 
