@@ -23,7 +23,7 @@ from scipy import stats
 from engine.design import Array, Rows
 from engine.imprint import usable
 from engine.intervals import MINIMUM_N, Z95, correct
-from engine.regression import logit, moments
+from engine.regression import logit, moments, sign_logits
 
 RAN_AWAY = 15.0  # log-odds past which a fit has found no maximum
 
@@ -105,6 +105,17 @@ def _hits(rows: Rows, beta: Array) -> float:
     return right / rows.n
 
 
+def _alone(rows: Rows) -> list[tuple[float, float]]:
+    """Every column's log-odds without the others, and half its 95% interval."""
+    found = []
+    for i, (beta, error) in enumerate(zip(*sign_logits(rows))):
+        if math.isnan(beta):
+            single = logit(rows.keep([i]), np.ones(rows.n))
+            beta, error = float(single.beta[0]), math.sqrt(float(single.covariance[0, 0]))
+        found.append((float(beta), Z95 * float(error)))
+    return found
+
+
 @dataclass(frozen=True)
 class _Tests:
     names: tuple[str, ...]
@@ -169,10 +180,9 @@ def taught(rows: Rows, controls: Sequence[str] = (), classes: Sequence[str] = ()
     p = 2 * stats.norm.sf(np.abs(beta / errors))
     adjusted = correct([math.nan if name in controls else float(v) for name, v in zip(order, p)], correction)
     lessons = []
-    for j, name in enumerate(order):
+    singles = _alone(rows.keep([rows.names.index(name) for name in order]))
+    for j, (name, (alone, spread)) in enumerate(zip(order, singles)):
         i = rows.names.index(name)
-        single = logit(rows.keep([i]), ones)
-        alone, spread = float(single.beta[0]), Z95 * math.sqrt(float(single.covariance[0, 0]))
         b, se = float(beta[j]), float(errors[j])
         lessons.append(
             Lesson(name, b, se, b - Z95 * se, b + Z95 * se, math.exp(b), float(p[j]), adjusted[j], alone,

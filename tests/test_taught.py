@@ -7,9 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from statsmodels.discrete.conditional_models import ConditionalLogit
 
 from engine.design import Array, Rows
+from engine.regression import logit, sign_logits
 from engine.taught import taught
 
 
@@ -64,6 +67,24 @@ def test_robust_errors_equal_statsmodels_sandwich() -> None:
     assert [one.estimate for one in found.lessons] == pytest.approx(expected.params.tolist(), abs=1e-6)
     assert [one.std_error for one in found.lessons] == pytest.approx(expected.bse.tolist(), abs=1e-6)
     assert found.clusters == 400
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(20, 400), st.booleans())
+def test_a_sign_by_itself_has_a_closed_form(seed: int, n: int, clustered: bool) -> None:
+    """sign_logits against the fitted logit with clusters of one to five rows: 1e-6; other columns are left to it."""
+    rng = np.random.default_rng(seed)
+    x = np.column_stack([rng.choice([-1, 0, 1], n, p=p) for p in ([0.2, 0.5, 0.3], [0.4, 0.2, 0.4])]).astype(float)
+    x[:2], x[2:4] = 1, -1
+    x = np.column_stack([x, rng.normal(size=n), np.abs(x[:, 0])])
+    clusters = np.sort(rng.integers(0, max(2, n // 3), n)) if clustered else None
+    rows = Rows.of(["a", "b", "length", "one way"], x, clusters)
+    betas, errors = sign_logits(rows)
+    assert np.isnan(betas[2:]).all() and np.isnan(errors[2:]).all()
+    for i in range(2):
+        fitted = logit(rows.keep([i]), np.ones(n))
+        assert betas[i] == pytest.approx(fitted.beta[0], abs=1e-6)
+        assert errors[i] == pytest.approx(np.sqrt(fitted.covariance[0, 0]), rel=1e-6)
 
 
 def test_length_held_equal_takes_away_what_length_explains() -> None:
