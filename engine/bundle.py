@@ -83,22 +83,26 @@ def _attach(con: Any, path: Path) -> int:
         params = ours.params if ours is not None else {"shipped": path.stem}
         labeler_id = ensure_labeler(con, name, kind, revision, params)
         for column, feature_id in ensure_taxonomy(con, chosen).items():
-            row = rows_of(con, "labels", labeler_id).execute(
-                """
+            row = (
+                rows_of(con, "labels", labeler_id)
+                .execute(
+                    """
                 INSERT INTO labels
                 SELECT entry_id, $feature, $labeler, value, confidence FROM shipped_here s
                 WHERE taxonomy = $taxonomy AND feature = $column AND labeler = $name AND NOT EXISTS (
                     SELECT 1 FROM labels o WHERE o.entry_id = s.entry_id AND o.feature_id = $feature
                     AND o.labeler_id = $labeler)
                 """,
-                {
-                    "feature": feature_id,
-                    "labeler": labeler_id,
-                    "taxonomy": taxonomy_name,
-                    "column": column,
-                    "name": name,
-                },
-            ).fetchone()
+                    {
+                        "feature": feature_id,
+                        "labeler": labeler_id,
+                        "taxonomy": taxonomy_name,
+                        "column": column,
+                        "name": name,
+                    },
+                )
+                .fetchone()
+            )
             added += int(row[0]) if row else 0
     return added
 

@@ -202,7 +202,7 @@ def _insert_prompts(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _insert_entries(con: duckdb.DuckDBPyConnection) -> None:
-    """Every new entry once; leaves the temporary table `sided` (place = 2 row + 0 chosen or 1 rejected, h, ph, empty)."""
+    """Every new entry once; leaves the temporary table `sided` (place = 2 row, + 1 if rejected; h, ph, empty)."""
     con.execute("""
         CREATE OR REPLACE TEMP TABLE sided AS
         SELECT row * 2 AS place, chosen_hash::UUID AS h, coalesce(chosen_prompt_hash, prompt_hash)::UUID AS ph,
@@ -233,7 +233,8 @@ def _insert_pairs(con: duckdb.DuckDBPyConnection, dataset_id: int) -> None:
     bit = {name: value for name, (value, _) in FLAGS.items()}
     con.execute("""
         CREATE OR REPLACE TEMP TABLE sides AS
-        SELECT place // 2 AS row, max(e.entry_id) FILTER (place % 2 = 0) AS c, max(e.entry_id) FILTER (place % 2 = 1) AS r,
+        SELECT place // 2 AS row,
+            max(e.entry_id) FILTER (place % 2 = 0) AS c, max(e.entry_id) FILTER (place % 2 = 1) AS r,
             max(e.prompt_id) FILTER (place % 2 = 0) AS cp, max(e.prompt_id) FILTER (place % 2 = 1) AS rp,
             bool_or(sided.empty) AS empty
         FROM sided JOIN entries e ON e.hash = sided.h GROUP BY 1
