@@ -211,7 +211,9 @@ def test_interrupting_keeps_what_was_finished(filled: Path, tmp_path: Path) -> N
     home = tmp_path / "home"
     ok(home, "import", str(tmp_path / "many.jsonl"), "--name", "many")
     running = subprocess.Popen([sys.executable, "-m", "engine", "score", "many", "--model", "builtin-post"], cwd=ROOT,
-                               env=os.environ | {"SIGNET_HOME": str(home)}, stderr=subprocess.PIPE)  # fmt: skip
+                               env=os.environ | {"SIGNET_HOME": str(home)}, stderr=subprocess.PIPE,
+                               # A suite in the background of a shell has Ctrl-C ignored, and so would this command.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     time.sleep(20)
     running.send_signal(signal.SIGINT)
     running.wait(timeout=180)
