@@ -7,8 +7,10 @@ which the median counts.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -76,6 +78,7 @@ def run() -> dict[str, Any]:
             path = Path(folder)
             made = reward_models.small_encoder(path) if name == "small encoder" else reward_models.encoder(name, path)
             cases[name] = measure(made, n_pairs, ROUNDS if name != "deberta-v3-large" else max(1, ROUNDS - 2))
+            print(json.dumps({name: cases[name]}), file=sys.stderr, flush=True)
     return {"cases": cases}
 
 
