@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.entry_tokens import Encoded
 
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 16384}  # padded tokens a batch
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536, "mps": 16384}  # padded tokens a batch
 SHARED_LEAST = 16  # tokens two entries must share before it pays to compute them once
 
 
