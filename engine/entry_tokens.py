@@ -17,13 +17,13 @@ from engine.records import SignetError, Turn, turns_from_json
 class Encoded:
     """One entry: token ids (and segment types where the tokenizer has them), and its length before truncation.
 
-    `group` is the same for entries of the same prompt within a call.
+    `group` is the same for entries of the same prompt within a shard; whoever puts a shard together sets it.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32] | None
     full_length: int
-    group: int
+    group: int = 0
 
 
 class EntryTokens:
@@ -39,14 +39,12 @@ class EntryTokens:
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
         """Tokens of every entry (prompt as JSON turns), in the order given."""
-        groups: dict[str, int] = {}
-        numbers = [groups.setdefault(prompt, len(groups)) for prompt in prompts]
-        known = {prompt: turns_from_json(prompt) for prompt in groups}
+        known = {prompt: turns_from_json(prompt) for prompt in set(prompts)}
         dialogues = [known[prompt] for prompt in prompts]
         if self.style in ("seal_pair", "qa_pair"):
             pairs = [pair_texts(turns, response, self.style) for turns, response in zip(dialogues, responses)]
-            return self._tokenised([p[0] for p in pairs], [p[1] for p in pairs], True, numbers)
-        return self._tokenised(self._texts(dialogues, responses), None, self.style == "dialogue", numbers)
+            return self._tokenised([p[0] for p in pairs], [p[1] for p in pairs], True)
+        return self._tokenised(self._texts(dialogues, responses), None, self.style == "dialogue")
 
     def _texts(self, dialogues: Sequence[tuple[Turn, ...]], responses: Sequence[str]) -> list[str]:
         if self.style == "dialogue":
@@ -62,7 +60,7 @@ class EntryTokens:
         except Exception as error:
             raise SignetError(f"The chat template does not accept a dialogue of this dataset: {error}") from error
 
-    def _tokenised(self, first: list[str], second: list[str] | None, special: bool, groups: list[int]) -> list[Encoded]:
+    def _tokenised(self, first: list[str], second: list[str] | None, special: bool) -> list[Encoded]:
         """Token ids; what is too long loses the oldest part of the prompt, and of the answer only what must go.
 
         A templated text has its special tokens already: none are added twice.
@@ -79,7 +77,7 @@ class EntryTokens:
             if full > self.longest:
                 ids, kind = self._shortened(first[i], second[i] if second else None, plain)
             segments = None if kind is None else np.asarray(kind, np.int32)
-            found.append(Encoded(np.asarray(ids, np.int32), segments, full, groups[i]))
+            found.append(Encoded(np.asarray(ids, np.int32), segments, full))
         return found
 
     def _shortened(self, first: str, second: str | None, plain: dict[str, Any]) -> tuple[list[int], list[int] | None]:

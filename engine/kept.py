@@ -142,10 +142,8 @@ def find(home: Path, name: str) -> tuple[bool, Any]:
         text = path.read_text(encoding="utf-8")
         os.utime(path)
         return True, decode(json.loads(text))
-    except FileNotFoundError:
-        return False, None
     except (ValueError, TypeError, KeyError, AttributeError, OSError):
-        return False, None  # cut short or of another making: it is computed again
+        return False, None  # not there, cut short or of another making: it is computed
 
 
 def keep(home: Path, name: str, value: Any) -> bool:

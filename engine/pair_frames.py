@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from engine.records import SignetError, Turn, turns_from_json
 from engine.store import FLAGS
+from engine.tallies import listed
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,17 @@ def rows(
     pairs = con.execute(
         f"""
         SELECT pair_no, pair_id, subset, prompt_id, chosen AS c, rejected AS r, concat_ws(', ', {names}) AS flags
-        FROM pairs WHERE dataset_id = ? AND pair_no IN ({_listed(pair_nos)})""",
+        FROM pairs WHERE dataset_id = ? AND pair_no IN ({listed(pair_nos)})""",
         [dataset_id],
     ).df()
     sides = [int(one) for one in pd.concat([pairs["c"], pairs["r"]]).dropna().unique()]
     prompts = con.execute(
         f"""
         SELECT prompt_id, left(json_extract_string(turns, '$[#-1][1]'), 200) AS text FROM prompts
-        WHERE prompt_id IN ({_listed(pairs["prompt_id"])})"""
+        WHERE prompt_id IN ({listed(pairs["prompt_id"])})"""
     ).fetchall()
     texts = con.execute(
-        f"SELECT entry_id, left(response, 200) FROM entries WHERE entry_id IN ({_listed(sides)})"
+        f"SELECT entry_id, left(response, 200) FROM entries WHERE entry_id IN ({listed(sides)})"
     ).fetchall()
     frame = pairs[["pair_no", "pair_id", "subset"]].assign(
         prompt=pairs["prompt_id"].map(dict(prompts)), chosen=pairs["c"].map(dict(texts)),
@@ -72,16 +73,12 @@ def rows(
     for i, model in enumerate(models):
         rewards = dict(
             con.execute(
-                f"SELECT entry_id, reward FROM rewards WHERE model_id = ? AND entry_id IN ({_listed(sides)})",
+                f"SELECT entry_id, reward FROM rewards WHERE model_id = ? AND entry_id IN ({listed(sides)})",
                 [int(model)],
             ).fetchall()
         )
         frame[f"m{i}"] = pairs["c"].map(rewards).astype(float) - pairs["r"].map(rewards).astype(float)
     return frame.set_index("pair_no").loc[list(pair_nos)].reset_index()
-
-
-def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(str(int(one)) for one in ids) or "NULL"
 
 
 def pair_no(con: duckdb.DuckDBPyConnection, dataset_id: int, pair_id: str) -> int:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from engine import disentangled
 from engine.entry_tokens import Encoded
 from engine.records import SignetError
-from engine.units import TOKEN_BUDGET, Unit, padded, shared_units, single_units, token_batches
+from engine.units import TOKEN_BUDGET, Unit, padded, shared_units, single_units
 
 SAME = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # rewards of two ways, relative to 1 + |reward|
 NEAR = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}  # last states of two ways, relative to those of other texts
@@ -76,9 +76,8 @@ class RewardNetwork:
         order: list[int] = []
         parts: list[Any] = []
         for kind in self._kinds(units):
-            while kind:
-                batch = next(token_batches([self._width(unit.length) for unit in kind], self.budget))
-                size = 1 if self.alone else len(batch)
+            while kind:  # sorted: the first is the longest, so its width is the batch's
+                size = 1 if self.alone else max(1, self.budget // self._width(kind[0].length))
                 these, kind = kind[:size], kind[size:]
                 order += [place for unit in these for place in unit.places]
                 parts.append(self._forward(these, encoded))
@@ -284,7 +283,7 @@ def _trial(config: Any) -> tuple[list[Encoded], Unit]:
     begin, *owns = (rng.choice(ordinary, n) for n in (24, 9, 4, 17))
     # BART and T5 read their reward at the token that ends a text.
     end = [text.eos_token_id] if getattr(config, "is_encoder_decoder", False) else []
-    rows = [Encoded(np.hstack([begin, own, end]).astype(np.int32), None, 0, 0) for own in owns]
+    rows = [Encoded(np.hstack([begin, own, end]).astype(np.int32), None, 0) for own in owns]
     return rows, Unit((0, 1, 2), len(begin), sum(len(row.ids) for row in rows) - 2 * len(begin))
 
 

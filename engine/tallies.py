@@ -45,8 +45,9 @@ def within(con: duckdb.DuckDBPyConnection, dataset_id: int, column: str = "entry
     return f"{column} IN (FROM {ENTRIES_OF.replace('$dataset', str(int(dataset_id)))})"
 
 
-def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(str(int(one)) for one in ids)
+def listed(ids: Iterable[int]) -> str:
+    """Ids as SQL, for IN (...): tables are then read only where they hold them. None are NULL, which nothing equals."""
+    return ", ".join(str(int(one)) for one in ids) or "NULL"
 
 
 def count_rewards(con: duckdb.DuckDBPyConnection, dataset_id: int, models: Iterable[int]) -> Rewards:
@@ -54,7 +55,7 @@ def count_rewards(con: duckdb.DuckDBPyConnection, dataset_id: int, models: Itera
     rows = con.execute(
         f"""
         SELECT model_id, count(*), count(*) FILTER (truncated) FROM rewards
-        WHERE model_id IN ({_listed(models)}) AND {within(con, dataset_id)} GROUP BY model_id"""
+        WHERE model_id IN ({listed(models)}) AND {within(con, dataset_id)} GROUP BY model_id"""
     ).fetchall()
     return {int(model): (int(n), int(cut)) for model, n, cut in rows}
 
@@ -64,7 +65,7 @@ def count_labels(con: duckdb.DuckDBPyConnection, dataset_id: int, labelers: Iter
     rows = con.execute(
         f"""
         SELECT labeler_id, feature_id, count(*) FROM labels
-        WHERE labeler_id IN ({_listed(labelers)}) AND {within(con, dataset_id)} GROUP BY labeler_id, feature_id"""
+        WHERE labeler_id IN ({listed(labelers)}) AND {within(con, dataset_id)} GROUP BY labeler_id, feature_id"""
     ).fetchall()
     return {(int(labeler), int(feature)): int(n) for labeler, feature, n in rows}
 

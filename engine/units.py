@@ -38,12 +38,8 @@ def shared_units(encoded: Sequence[Encoded], most: int) -> list[Unit]:
     A unit is at most `most` tokens long, entries that share less than SHARED_LEAST tokens stay by themselves, and
     every entry keeps at least one token of its own, at which its reward is read.
     """
-    groups: dict[int, list[int]] = {}
-    for place, one in enumerate(encoded):
-        groups.setdefault(one.group, []).append(place)
     units = []
-    for places in groups.values():
-        open_places = list(places)
+    for open_places in by_prompt(encoded):
         while open_places:
             together, shared, length = [open_places[0]], 0, len(encoded[open_places[0]].ids)
             for place in open_places[1:]:
@@ -55,6 +51,14 @@ def shared_units(encoded: Sequence[Encoded], most: int) -> list[Unit]:
             units.append(Unit(tuple(together), shared, length))
             open_places = [place for place in open_places if place not in together]
     return sorted(units, key=lambda unit: -unit.length)
+
+
+def by_prompt(encoded: Sequence[Encoded]) -> list[list[int]]:
+    """Places of the entries of every prompt."""
+    groups: dict[int, list[int]] = {}
+    for place, one in enumerate(encoded):
+        groups.setdefault(one.group, []).append(place)
+    return list(groups.values())
 
 
 def _common(one: Any, other: Any, most: int | None) -> int:

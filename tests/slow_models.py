@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification
 
 
 class Slow(BertForSequenceClassification):
-    """Takes SECONDS more for a batch; a word it does not know kills the process, if POISON."""
+    """Takes SECONDS more for a batch; the last word of its vocabulary kills the process, if POISON."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -20,7 +20,7 @@ class Slow(BertForSequenceClassification):
 
     def before(self, module, inputs):
         time.sleep(SECONDS)
-        if POISON and (inputs[0] == 1).any():
+        if POISON and (inputs[0] == module.num_embeddings - 1).any():
             os.kill(os.getpid(), signal.SIGKILL)
 '''
 
@@ -32,7 +32,9 @@ def slow_model(folder: Path, seconds: float = 0.05, poison: bool = False) -> Pat
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     folder.mkdir(exist_ok=True)
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "Human", "Assistant", ":", *WORDS])}
+    more = [f"word{i}" for i in range(1000)]  # loading tries a model on random tokens, not on ones as late as zzz
+    words = ["[PAD]", "[UNK]", "Human", "Assistant", ":", *WORDS, *more, "zzz"]
+    vocabulary = {word: i for i, word in enumerate(words)}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
