@@ -2,10 +2,10 @@
 
 The server, in another process, works on at most `slots` requests at once, each for `latency` seconds, and queues the
 rest: it cannot answer more than slots / latency requests a second. All send the same conversations at the same
-concurrency and read the same JSON: a loop on httpx, one on httpx2 (what the openai client uses), and Signet, whose
-time includes building the requests and checking every answer, shard by shard, as a job does. `ratio` is against the
-faster loop, `share_of_capacity` what is left of the server's own limit, `climbing` the same with the concurrency that
-Signet finds by trial.
+concurrency and read the same JSON: a loop on httpx, one on httpx2 (what the openai client uses), one on aiohttp, and
+Signet, whose time includes building the requests and checking every answer, shard by shard, as a job does. `ratio` is
+against the fastest loop, `share_of_capacity` what is left of the server's own limit, `climbing` the same with the
+concurrency that Signet finds by trial.
 """
 
 from __future__ import annotations
@@ -39,21 +39,33 @@ CASES = ((0.25, 16), (0.25, 64), (0.1, 64))  # seconds, slots: 64, 256 and 640 r
 ANSWER = "An answer of some length, as answers are, to be scored. " * 8
 
 
+LOOPS = ("httpx", "httpx2", "aiohttp")
+
+
 async def _bare(package: str, url: str, concurrency: int, requests: int) -> None:
-    httpx = importlib.import_module(package)
-    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    client = httpx.AsyncClient(base_url=url, limits=limits, timeout=300)
+    library = importlib.import_module(package)
     waiting = iter(range(requests))
+    client: Any
+    if package == "aiohttp":
+        client = library.ClientSession(url, connector=library.TCPConnector(limit=0))
+    else:
+        limits = library.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        client = library.AsyncClient(base_url=url, limits=limits, timeout=300)
+
+    async def post(body: dict[str, Any]) -> Any:
+        if package != "aiohttp":
+            return (await client.post("/classify", json=body)).json()
+        async with client.post("/classify", json=body) as answer:
+            return await answer.json()
 
     async def work() -> None:
         for i in waiting:
             talk = [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": ANSWER}]
             body = {"model": MODEL, "messages": talk, "use_activation": False}
-            answer = await client.post("/classify", json=body)
-            float(answer.json()["data"][0]["probs"][0])
+            float((await post(body))["data"][0]["probs"][0])
 
     await asyncio.gather(*(work() for _ in range(concurrency)))
-    await client.aclose()
+    await (client.close() if package == "aiohttp" else client.aclose())
 
 
 def _signet(url: str, concurrency: int | None, requests: int) -> tuple[float, float, int]:
@@ -84,7 +96,7 @@ def _compare(latency: float, slots: int) -> dict[str, Any]:
         most, concurrency = slots / latency, 2 * slots
         requests = min(REQUESTS, int(16 * most))
         loops = {}
-        for package in ("httpx", "httpx2"):
+        for package in LOOPS:
             asyncio.run(_bare(package, url, concurrency, concurrency))  # warm
             few = requests // 4  # enough for a rate; httpx takes long
             began, processor = time.perf_counter(), time.process_time()
@@ -108,7 +120,7 @@ def _compare(latency: float, slots: int) -> dict[str, Any]:
 
 
 def run() -> dict[str, Any]:
-    """Requests a second of all three at three capacities of the server."""
+    """Requests a second of all at three capacities of the server."""
     return {"shard": SHARD, "cases": [_compare(*case) for case in CASES]}
 
 

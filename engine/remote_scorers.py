@@ -91,7 +91,7 @@ def _default_format(kind: str, model: str) -> str:
 
 
 def _key() -> str | None:
-    return os.environ.get("SIGNET_API_KEY") or None
+    return (os.environ.get("SIGNET_API_KEY") or "").strip() or None
 
 
 async def _inspect(kind: str, model: str, style: str, output: int | None, route: dict[str, Any]) -> Facts:

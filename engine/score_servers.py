@@ -14,18 +14,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.endpoints import Busy, Refused, retry_after, scrub
 from engine.models import dialogue_text, messages, pair_texts
 from engine.records import SignetError, Turn
-from engine.wire import Response, Wire
+
+if TYPE_CHECKING:
+    import aiohttp
 
 KINDS = {"vllm": "vLLM", "tei": "text-embeddings-inference"}
 PORTS = {"vllm": 8000, "tei": 8080}  # where each listens unless told otherwise
 FORMATS = {"vllm": ("chat", "dialogue"), "tei": ("dialogue", "seal_pair", "qa_pair")}
+CONNECT = 10.0  # seconds for opening a connection
 TEXTS_A_REQUEST = 32  # the default of text-embeddings-inference, and few enough that a repeat costs little
 
 Rows = list[list[float]]
@@ -117,29 +120,45 @@ class Server(Protocol):
 
 
 class Caller:
-    """JSON over HTTP to one address, with errors sorted by what to do about them."""
+    """JSON over HTTP to one address from one event loop, with errors sorted by what to do about them.
+
+    `timeout`: seconds for a whole request. On aiohttp, because httpx takes 2 ms of a core for a request, and more the
+    more connections are open, so that it, not the server, would set the pace (benchmarks/endpoint_scoring.py).
+    """
 
     def __init__(self, base_url: str, key: str | None, timeout: float) -> None:
-        self._key, self.base_url = key, base_url
-        bearer = {"Authorization": f"Bearer {key}"} if key else {}
-        self._wire = Wire(base_url, {"Content-Type": "application/json", **bearer}, timeout)
+        self._key, self.base_url, self._timeout = key, base_url, timeout
+        self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, path: str, body: dict[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
-        """The JSON answer of a GET (no body) or POST, and its headers."""
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        bearer = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = aiohttp.ClientTimeout(total=self._timeout, connect=min(CONNECT, self._timeout))
+        # How many requests are under way is the throttle's to say.
+        return aiohttp.ClientSession(headers=bearer, timeout=limits, connector=aiohttp.TCPConnector(limit=0))
+
+    async def call(self, path: str, body: dict[str, Any] | None = None) -> tuple[Any, Mapping[str, str]]:
+        """The JSON answer of a GET (no body) or POST, and its headers. Redirects are not followed: the key is for one
+        address."""
+        import aiohttp
+
+        self._session = self._session or self._open()
+        method, url = "GET" if body is None else "POST", self.base_url + path
         try:
-            found = await self._wire.request(path, None if body is None else json.dumps(body).encode())
-        except OSError as error:
-            raise Busy(f"{type(error).__name__} {error}".strip()) from None
+            async with self._session.request(method, url, json=body, allow_redirects=False) as found:
+                content = await found.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise Busy(f"{type(error).__name__} {scrub(str(error), self._key)}".strip()) from None
         if found.status != 200:
-            raise self._sorted(found)
+            raise self._sorted(found.status, found.headers, content.decode("utf-8", "replace"))
         try:
-            return json.loads(found.content), found.headers
+            return json.loads(content), found.headers
         except ValueError:
             raise Busy("the answer was cut short, or is no JSON") from None
 
-    def _sorted(self, found: Response) -> Exception:
-        words, status = scrub(_words(found.content.decode("utf-8", "replace")), self._key)[:300], found.status
-        after = retry_after(found.headers)
+    def _sorted(self, status: int, headers: Mapping[str, str], text: str) -> Exception:
+        words, after = scrub(_words(text), self._key)[:300], retry_after(headers)
         if status in (401, 403):
             return Refused(
                 f"{self.base_url} does not let us in ({words}); put its key into SIGNET_API_KEY, in the environment or "
@@ -157,7 +176,9 @@ class Caller:
 
     async def close(self) -> None:
         """Close connections."""
-        await self._wire.close()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
 
 def _words(text: str) -> str:

@@ -17,7 +17,7 @@ LAYERS = [
     ["marks"],
     ["store"],
     ["tallies"],
-    ["design", "intervals", "diff", "journal", "taxonomy_versions", "wire"],
+    ["design", "intervals", "diff", "journal", "taxonomy_versions"],
     ["alpha", "scales"],
     ["evaluation", "learning_curve"],
     ["agreement", "regression", "comparison", "values", "angles", "slices", "published", "prevalence", "targets"],

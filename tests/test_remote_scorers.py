@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from engine import models, remote_scorers
+from engine.endpoints import Busy
 from engine.records import SignetError, Turn, turns_to_json
 from engine.remote_scorers import RemoteScorer
+from engine.score_servers import Caller, Declined
 from engine.scorers import open_scorer
 from engine.throttle import Throttle
-from engine.wire import Wire
 from tests.fake_scorers import FakeTei, FakeVllm, chat_tokens, pair_tokens, reward, text_tokens
 
 if TYPE_CHECKING:
@@ -377,54 +378,77 @@ def test_scoring_a_dataset_through_an_endpoint(client: Client, tmp_path: Path) -
 
 # --- HTTP ---
 @pytest.mark.parametrize(
-    ("answer", "content"),
+    ("answer", "whole"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}', True),
         (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=1\r\nlo\r\n0\r\nT: 1\r\n\r\n",
-            b"hello",
+            b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"a\r\n4;x=1\r\n":1}\r\n0\r\nT: 1\r\n\r\n',
+            True,
         ),
         (
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length:5\r\nConnection: close\r\n\r\nhello",
-            b"hello",
+            b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length:7\r\nConnection: close\r\n\r\n{"a":1}',
+            True,
         ),
-        (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nhello", None),
-        (b"no protocol at all\r\n\r\n", None),
-        (b"", None),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"a":1}', True),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"a":1}', False),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{"a"', False),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{"a":1}', False),
+        (b"no protocol at all\r\n\r\n", False),
+        (b"", False),
     ],
 )
-def test_answers_are_read_as_http_says(answer: bytes, content: bytes | None) -> None:
-    async def talk() -> list[bytes]:
+def test_an_answer_is_whole_or_the_server_counts_as_busy(answer: bytes, whole: bool) -> None:
+    async def talk() -> list[Any]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        wire = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/prefix", {}, timeout=5)
+        caller = Caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/prefix", None, timeout=5)
         try:
             # The second request finds a connection that was kept and is closed by now, and opens another.
-            return [(await wire.request("/x")).content for _ in range(2)]
+            return [(await caller.call("/x"))[0] for _ in range(2)]
         finally:
-            await wire.close()
+            await caller.close()
             server.close()
 
-    if content is None:
-        with pytest.raises(OSError):
-            asyncio.run(talk())
+    if whole:
+        assert asyncio.run(talk()) == [{"a": 1}, {"a": 1}]
     else:
-        assert asyncio.run(talk()) == [content, content]
+        with pytest.raises(Busy):
+            asyncio.run(talk())
+
+
+def test_the_key_goes_to_its_address_only() -> None:
+    """A redirect is an answer that is no score, not a place to send the key to."""
+
+    async def talk() -> tuple[list[bytes], str]:
+        heads = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 307 Elsewhere\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        caller = Caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "hush-hush", timeout=5)
+        with pytest.raises(Declined) as refused:
+            await caller.call("/classify", {"input": "x"})
+        await caller.close()
+        server.close()
+        return heads, str(refused.value)
+
+    heads, words = asyncio.run(talk())
+    assert len(heads) == 1 and b"Authorization: Bearer hush-hush" in heads[0] and "hush" not in words
 
 
 def test_an_answer_that_never_comes_is_given_up() -> None:
     async def talk(url: str) -> None:
-        wire = Wire(url, {}, timeout=0.1)
-        with pytest.raises(TimeoutError):
-            await wire.request("/classify", json.dumps({"input": "x"}).encode())
-        await wire.close()
+        caller = Caller(url, None, timeout=0.1)
+        with pytest.raises(Busy, match="Timeout"):
+            await caller.call("/classify", {"input": "x"})
+        await caller.close()
 
     with FakeVllm(latency=5) as fake:
         began = time.perf_counter()
