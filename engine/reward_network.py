@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from engine import disentangled
 from engine.entry_tokens import Encoded
 from engine.records import SignetError
-from engine.units import TOKEN_BUDGET, Unit, padded, shared_units, single_units
+from engine.token_batches import token_budget
+from engine.units import Unit, padded, shared_units, single_units
 
 SAME = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # rewards of two ways, relative to 1 + |reward|
 NEAR = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}  # last states of two ways, relative to those of other texts
@@ -61,7 +62,7 @@ class RewardNetwork:
             disentangled.accelerate(self.model)
         if params["dtype"] == "int8":
             _quantise(self.model, device)
-        self.budget = TOKEN_BUDGET.get(device, TOKEN_BUDGET["cpu"])  # padded tokens a batch
+        self.budget = token_budget(device)
         self.shared_tokens = 0  # that were not computed again
         self.alone = params["dtype"] == "int8"
         self.way, self.shared = "other", False

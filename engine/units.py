@@ -1,11 +1,11 @@
-"""Which entries go through a model together: units sorted by length, cut by a budget of padded tokens.
+"""What goes through a reward model as one row: units, sorted by length.
 
 A unit is one entry, or the entries of one prompt that share their first tokens (see engine.reward_network).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 
 from engine.entry_tokens import Encoded
 
-TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536, "mps": 16384}  # padded tokens a batch
 SHARED_LEAST = 16  # tokens two entries must share before it pays to compute them once
 
 
@@ -69,21 +68,6 @@ def _common(one: Any, other: Any, most: int | None) -> int:
         return 0
     different = np.flatnonzero(one[:size] != other[:size])
     return int(different[0]) if len(different) else size
-
-
-def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut places 0..n-1, whose lengths are sorted from long to short, into batches of at most `budget` padded tokens.
-
-    A single text longer than the budget is a batch of its own.
-    """
-    batch: list[int] = []
-    for place, _ in enumerate(lengths):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def padded(rows: Sequence[Any], fill: int, width: int) -> Any:

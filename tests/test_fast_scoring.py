@@ -17,7 +17,8 @@ from engine.entry_tokens import Encoded
 from engine.records import SignetError, Turn, turns_to_json
 from engine.reward_network import DoesNotFit
 from engine.scorers import open_scorer
-from engine.units import SHARED_LEAST, TOKEN_BUDGET, shared_units
+from engine.token_batches import TOKEN_BUDGET
+from engine.units import SHARED_LEAST, shared_units
 from tests.test_scorers import WORDS, decoder, encoder, entries, params, rewards  # noqa: F401 (fixtures)
 
 

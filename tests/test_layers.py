@@ -47,6 +47,7 @@ LAYERS = [
     ["costs", "prompts"],
     ["endpoints"],
     ["asks", "score_servers", "throttle"],
+    ["token_batches"],
     ["embedder", "surface"],
     ["perturb"],
     ["head_inputs"],

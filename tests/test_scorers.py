@@ -12,7 +12,7 @@ import pytest
 from engine import models
 from engine.records import Entry, SignetError, Turn, turns_to_json
 from engine.scorers import open_scorer
-from engine.units import token_batches
+from engine.token_batches import token_batches
 
 WORDS = [
     "the",
@@ -253,7 +253,9 @@ def test_known_models_get_their_format() -> None:
 
 
 def test_token_batches_cover_all_within_budget() -> None:
-    lengths = sorted(np.random.default_rng(0).integers(1, 300, 400).tolist(), reverse=True)
+    lengths = np.random.default_rng(0).integers(1, 1200, 400)
     batches = list(token_batches(lengths, 1000))
-    assert [place for batch in batches for place in batch] == list(range(400))
-    assert all(len(batch) == 1 or len(batch) * lengths[batch[0]] <= 1000 for batch in batches)
+    assert sorted(place for batch in batches for place in batch) == list(range(400))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 1000 for batch in batches)
+    in_order = lengths[np.concatenate(batches)]
+    assert (np.diff(in_order) <= 0).all() and list(token_batches([], 1000)) == []
