@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.settings import ROOT
+from engine.settings import ROOT, THREADS
 from engine.store import Store
 
 if TYPE_CHECKING:
     from engine.client import Client
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: one thread for each, and for its jobs
+    for _name in THREADS:
+        os.environ.setdefault(_name, "1")
 DATA = Path(os.environ.get("SIGNET_DATA", ROOT.parent / "shared" / "data"))
 
 
