@@ -42,22 +42,34 @@ DECODERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def pairs(n: int) -> tuple[str, pa.Table]:
-    """(source, a table of entry, prompt, response): both sides of n pairs drawn evenly over the source."""
+def _drawn(rows: int, n: int, without: int = 0) -> list[int]:
+    """n places drawn evenly from `rows`, or from those that a draw of `without` leaves."""
+    taken = set(_drawn(rows, without)) if without else set()
+    left = [place for place in range(rows) if place not in taken]
+    return left[:: max(1, len(left) // n)][:n]
+
+
+def pairs(n: int, without: int = 0) -> tuple[str, pa.Table]:
+    """(source, a table of entry, prompt, response): both sides of n pairs drawn evenly over the source.
+
+    `without`: from the pairs that are not among the ones drawn by pairs(without).
+    """
     from engine.readers import dialogue_entry
 
     path = Path(os.environ.get("SIGNET_DATA", ROOT.parent / "shared" / "data")) / "hh_rlhf_test.jsonl.gz"
     if path.exists():
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             found = [json.loads(line) for line in lines]
-        drawn = found[:: max(1, len(found) // n)][:n]
+        drawn = [found[place] for place in _drawn(len(found), n, without)]
         rows = [dialogue_entry(one[side]) for one in drawn for side in ("chosen", "rejected")]
         columns = [(e.hash, turns_to_json(e.prompt), e.response) for e in rows]
         return "hh-rlhf test", pa.table(dict(zip(("entry", "prompt", "response"), map(list, zip(*columns)))))
-    table = pq.read_table(BUILTIN / "demo" / "pairs.parquet").slice(0, n)
+    table = pq.read_table(BUILTIN / "demo" / "pairs.parquet")
+    table = table.take(_drawn(len(table), n, without))
     sides = [pa.table({"entry": table.column(f"{side}_hash"), "prompt": table.column("prompt"),
                        "response": table.column(side)}) for side in ("chosen", "rejected")]  # fmt: skip
-    return "bundled demonstration", pa.concat_tables(sides)
+    places = [place for i in range(len(table)) for place in (i, len(table) + i)]
+    return "bundled demonstration", pa.concat_tables(sides).take(places)
 
 
 def small_encoder(folder: Path) -> Path:
@@ -70,6 +82,32 @@ def small_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_pretrained(model_folder(), num_labels=1).save_pretrained(folder)
     return _with_tokenizer(folder)
+
+
+def taught_encoder(folder: Path, n_pairs: int, scored: int) -> Path:
+    """The same with a last layer that has learned from preferences: Bradley-Terry on n pairs, the encoder frozen.
+
+    They are none of those that pairs(scored) draws.
+    """
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file, save_file
+    from sklearn.linear_model import LogisticRegression
+
+    small_encoder(folder)
+    loop = Loop(folder, 8)
+    seen: list[Any] = []
+    loop._model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    loop.run(pairs(n_pairs, without=scored)[1])
+    states = torch.cat(seen).numpy()
+    apart = states[0::2] - states[1::2]
+    fit = LogisticRegression(fit_intercept=False, max_iter=1000)
+    fit.fit(np.concatenate([apart, -apart]), np.repeat([1, 0], len(apart)))
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"] = torch.tensor(fit.coef_, dtype=torch.float32)
+    weights["classifier.bias"] = torch.zeros(1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def encoder(name: str, folder: Path) -> Path:

@@ -31,6 +31,19 @@ def test_signet_and_the_loops_give_the_same_rewards(name: str, tmp_path: Path) -
     assert f"| {name} | 12 |" in scoring.section({"cases": {name: case}})
 
 
+def test_a_last_layer_is_taught_by_pairs_that_are_not_scored(tmp_path: Path) -> None:
+    """On what it learned from it agrees with the people more often than on those kept apart."""
+    scored, learned = (reward_models.pairs(*one)[1].column("entry").to_pylist() for one in ((20,), (60, 20)))
+    assert len(learned) == 120 and not set(scored) & set(learned)
+    scorer = reward_models.signet(reward_models.taught_encoder(tmp_path, 60, 20), None)
+
+    def agrees(*which: int) -> float:
+        rewards = scorer.run(reward_models.pairs(*which)[1]).column("reward").to_numpy()
+        return float((rewards[0::2] > rewards[1::2]).mean())
+
+    assert agrees(60, 20) > max(0.8, agrees(20))
+
+
 def test_sharing_saves_what_the_tokens_say(tmp_path: Path) -> None:
     texts = shared_prompts.long_prompts(0.6, 6)
     assert texts.column("prompt").to_pylist()[0::2] == texts.column("prompt").to_pylist()[1::2]
