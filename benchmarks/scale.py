@@ -11,7 +11,7 @@ A page has five times. `first`: nothing is cached or kept, until the server has 
 counts, where counting takes longer than its patience). `complete`: until every number was there. `longest`: of all
 times that the page was drawn until then, while the same process counted. `kept`:
 a new server, what was counted before is kept in the store's folder. `again`: the same server, the same page.
-BENCH_SCALE_HOME keeps the store there and uses it again.
+BENCH_SCALE_HOME keeps the store there and uses it again: import and filling are then told as they were measured.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import table
 from engine.settings import ROOT
 
 PAIRS = int(os.environ.get("BENCH_SCALE_PAIRS", "1000000"))
@@ -42,6 +43,7 @@ VISITS: dict[str, tuple[str, dict[str, str]]] = {
     "labelers": ("labelers", {}), "annotate": ("annotate", {}), "classifiers": ("classifiers", {}),
     "taxonomies": ("taxonomies", {}), "pairs, searched": ("pairs", {"q": "recipe"}),
     "pairs, by margin": ("pairs", {"sort": "lowest margin", "margin": "synthetic-a"}),
+    "a pair": ("pairs", {"pair": f"p{PAIRS // 2}"}),
 }  # fmt: skip
 WAITS = "goes on by itself"
 
@@ -236,11 +238,15 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(os.environ.get("BENCH_SCALE_HOME") or Path(folder) / "store")
         result: dict[str, Any] = {"data": "synthetic pairs, rewards and labels", "pairs": PAIRS, "features": FEATURES}
-        if not (home / "signet.duckdb").exists():
+        made = home / "made.json"  # how the store was made, for later runs on it
+        if not made.exists():
             home.parent.mkdir(parents=True, exist_ok=True)
-            result["import"] = _apart("make", home)
-            result["fill"] = _apart("fill", home)
-        result["job"] = _apart("jobs", home)
+            parts = {"import": _apart("make", home), "fill": _apart("fill", home)}
+            made.write_text(json.dumps({"pairs": PAIRS, "made": parts}))
+        told = json.loads(made.read_text())
+        if told["pairs"] != PAIRS:
+            raise SystemExit(f"The store in {home} has {told['pairs']:,} pairs, not {PAIRS:,}; name another folder.")
+        result |= told["made"] | {"job": _apart("jobs", home)}
         shutil.rmtree(home / "answers", ignore_errors=True)
         pages = _apart("visit", home)
         kept = _apart("visit", home)
@@ -248,6 +254,30 @@ def run() -> dict[str, Any]:
             if isinstance(one, dict) and isinstance(kept.get(name), dict):
                 one["kept_s"] = kept[name]["first_s"]
         return result | {"pages": pages}
+
+
+def section(result: dict[str, Any]) -> str:
+    """Import, store and jobs in a sentence each, then a row a page."""
+    got, fill, job = result["import"], result["fill"], result["job"]
+    rows = [
+        {"page": name, "first drawn, s": one["first_s"], "all numbers there, s": one["complete_s"],
+         "slowest drawing meanwhile, s": one["longest_s"], "from kept answers, s": one["kept_s"],
+         "again, s": one["again_s"]}
+        for name, one in result["pages"].items()
+    ]  # fmt: skip
+    peak = max(one["peak_gb"] for one in result["pages"].values())
+    return (
+        f"{result['pairs']:,} synthetic pairs ({got['source_gb']} GB of JSON lines). The import took "
+        f"{got['import_s']:,.0f} s ({result['pairs'] / got['import_s']:,.0f} pairs/s); peak memory "
+        f"{got['owner_peak_gb']} GB in the process that owns the store, {got['worker_peak_gb']} GB in the worker. "
+        f"With rewards of two models, {result['features']} features labelled on every answer and 1% reworded the store "
+        f"has {fill['store_gb']} GB; counting it anew takes {fill['tallies_s']} s. Cutting a scoring job of all "
+        f"{got['entries']:,} answers takes {job['create_s']:,.0f} s ({job['shards']:,} shards, {job['job_gb']} GB, peak "
+        f"{job['peak_gb']} GB), taking in {job['take_8_entries']:,} results {job['take_8_s']} s.\n\n"
+        "Server seconds of every page. A first drawing counts nothing long: it says that counting goes on, and the "
+        "page fills when it is done. Kept answers are those that a restarted server finds. Peak memory of the server "
+        f"over all pages: {peak} GB.\n\n{table(rows)}"
+    )
 
 
 def main() -> None:

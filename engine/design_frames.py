@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine import catalog
 from engine.design import Column, Design, Reworded
-from engine.packing import pack, width
+from engine.packing import BATCH, pack, width
 
 LENGTH = "length"
 Ids = NDArray[np.int64]
@@ -67,12 +67,10 @@ def _range(entries: Ids) -> tuple[int, int]:
 
 
 def _dense(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any], low: int, high: int, empty: Any) -> Any:
-    """A column of (entry_id, value) rows as an array with one place for every entry id from low to high."""
-    found = con.execute(sql, parameters).fetchnumpy()
-    first, second = list(found)
-    values = np.ma.filled(found[second], empty)
-    dense = np.full(high - low + 1, empty, dtype=values.dtype if len(values) else np.asarray(empty).dtype)
-    dense[found[first] - low] = values
+    """A column of (entry_id, value) rows as an array with one place for every entry id from low to high, streamed."""
+    dense = np.full(high - low + 1, empty)
+    for batch in con.sql(sql, params=parameters).to_arrow_reader(BATCH):
+        dense[batch.column(0).to_numpy() - low] = batch.column(1).to_numpy(zero_copy_only=False)
     return dense
 
 
@@ -122,14 +120,17 @@ def _assemble(
             known[:, i] = False
             continue
         first_word, first_number = sum(w.shape[2] for w in words), sum(m.shape[2] for m in numbers)
-        words.append(packed.words[at])
-        numbers.append(packed.numbers[at])
+        if packed.words.shape[1]:
+            words.append(packed.words[at])
+        if packed.numbers.shape[1]:
+            numbers.append(packed.numbers[at])
         known[:, i] = packed.complete[at].all(axis=1)
         for feature, place, shift in packed.places:
             prefix = "" if feature.name not in seen else f"{source.name}: "
             offset = first_number if feature.kind == "numeric" else first_word
             columns += _columns(feature, prefix, i, place + offset, shift)
         seen |= {feature.name for feature, _, _ in packed.places}
+        del packed  # what was taken out of it is as large
     rewards = np.full((len(chosen), 2, len(models)), np.nan)
     for k, model in enumerate(models):
         rewards[:, :, k] = _dense(
@@ -138,10 +139,14 @@ def _assemble(
         )[at]  # fmt: skip
     empty_words = np.zeros((len(chosen), 2, 0), dtype=np.uint64)
     return Design(
-        **base, subsets=subsets, chars=chars, words=np.concatenate(words, axis=2) if words else empty_words,
-        numbers=np.concatenate(numbers, axis=2), known=known, rewards=rewards, models=tuple(m.label for m in models),
+        **base, subsets=subsets, chars=chars, words=_beside(words) if words else empty_words,
+        numbers=_beside(numbers), known=known, rewards=rewards, models=tuple(m.label for m in models),
         columns=tuple(columns), sources=tuple(s.name for s in sources),
     )  # fmt: skip
+
+
+def _beside(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def _sorted_pairs(con: duckdb.DuckDBPyConnection, sql: str, parameters: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from engine.records import SignetError, Turn, turns_from_json
 from engine.store import FLAGS
-from engine.tallies import listed
+from engine.tallies import listed, placed
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ def rows(
     pairs = con.execute(
         f"""
         SELECT pair_no, pair_id, subset, prompt_id, chosen AS c, rejected AS r, concat_ws(', ', {names}) AS flags
-        FROM pairs WHERE dataset_id = ? AND pair_no IN ({listed(pair_nos)})""",
+        FROM pairs WHERE dataset_id = ? AND {placed("pairs", "pair_no", pair_nos)}""",
         [dataset_id],
     ).df()
     sides = [int(one) for one in pd.concat([pairs["c"], pairs["r"]]).dropna().unique()]
     prompts = con.execute(
         f"""
         SELECT prompt_id, left(json_extract_string(turns, '$[#-1][1]'), 200) AS text FROM prompts
-        WHERE prompt_id IN ({listed(pairs["prompt_id"])})"""
+        WHERE {placed("prompts", "prompt_id", pairs["prompt_id"])}"""
     ).fetchall()
     texts = con.execute(
-        f"SELECT entry_id, left(response, 200) FROM entries WHERE entry_id IN ({listed(sides)})"
+        f"SELECT entry_id, left(response, 200) FROM entries WHERE {placed('entries', 'entry_id', sides)}"
     ).fetchall()
     frame = pairs[["pair_no", "pair_id", "subset"]].assign(
         prompt=pairs["prompt_id"].map(dict(prompts)), chosen=pairs["c"].map(dict(texts)),

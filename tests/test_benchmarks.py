@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import asking, audits, machine, pages, report, sessions, tables
+from benchmarks import asking, audits, machine, pages, report, scale, sessions, tables
 from benchmarks.dashboard import Visit, Visitor, serve
 from benchmarks.registry import ALL
 
@@ -169,6 +169,31 @@ def test_a_failed_benchmark_is_told_and_does_not_stop_the_others(
 def test_every_registered_benchmark_is_there() -> None:
     assert all(find_spec(f"benchmarks.{name}") for name in ALL)
     assert {"finetuning", "judges"} <= {name for name, one in ALL.items() if one.needs}
+
+
+def test_the_benchmark_of_scale_runs_through_and_uses_its_store_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The parts but the pages, on 300 pairs; the pages are those of other tests."""
+    monkeypatch.setattr(scale, "PAIRS", 300)
+    monkeypatch.setenv("BENCH_SCALE_HOME", str(tmp_path / "store"))
+    asked: list[str] = []
+
+    def apart(what: str, home: Path) -> dict[str, Any]:
+        asked.append(what)
+        if what == "visit":
+            return {"pairs": {"first_s": 0.1, "longest_s": 0.1, "complete_s": 0.2, "again_s": 0.1, "peak_gb": 0.3}}
+        return {"make": scale.make, "fill": scale.fill, "jobs": scale.jobs_at_scale}[what](home)
+
+    monkeypatch.setattr(scale, "_apart", apart)
+    first, again = scale.run(), scale.run()
+    assert asked == ["make", "fill", "jobs", "visit", "visit", "jobs", "visit", "visit"]
+    assert first["import"] == again["import"] and first["import"]["entries"] == 600
+    assert first["job"]["take_8_entries"] == again["job"]["take_8_entries"] > 0
+    assert "300 synthetic pairs" in scale.section(first) and "| pairs | 0.1 |" in scale.section(first)
+    monkeypatch.setattr(scale, "PAIRS", 301)
+    with pytest.raises(SystemExit, match="has 300 pairs, not 301"):
+        scale.run()
 
 
 def test_visitors_go_through_a_live_dashboard_without_error(tmp_path: Path) -> None:
