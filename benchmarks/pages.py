@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.scale import WAITS
 from benchmarks.tables import table
 from engine.settings import BUILTIN, ROOT
 
@@ -82,21 +84,28 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
         "pairs: search": {"q": "recipe"}, "pairs: sorted": {"sort": "lowest margin", "margin": "synthetic-a"},
     }  # fmt: skip
     for name, query in visits.items():
-        times = []
+        times, first = [], []
         for _ in range(ROUNDS + 1):
             app = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=120).run()
             app.switch_page(f"{name.split(':')[0]}.py")
             app.query_params["dataset"] = "scale"
             for key, value in query.items():
                 app.query_params[key] = value
-            st.cache_data.clear()  # what a first visitor waits, not what the cache gives back
+            st.cache_data.clear()  # what a first visitor waits, not what the caches give back
             drawn.forget()
+            shutil.rmtree(home / "answers", ignore_errors=True)
             began = time.perf_counter()
-            app.run()
-            if app.exception:
-                raise RuntimeError(f"{name}: {app.exception[0].value}")
+            draws = 0
+            while not draws or any(WAITS in one.value for one in app.info):  # it goes on until every number is there
+                app.run()
+                if app.exception:
+                    raise RuntimeError(f"{name}: {app.exception[0].value}")
+                draws += 1
+                if draws == 1:
+                    first.append(time.perf_counter() - began)
             times.append(time.perf_counter() - began)
-        found[name] = {"first_s": round(times[0], 3), "median_s": round(statistics.median(times[1:]), 3)}
+        found[name] = {"drawn_s": round(max(first), 3), "first_s": round(times[0], 3),
+                       "median_s": round(statistics.median(times[1:]), 3)}  # fmt: skip
     return found
 
 
@@ -131,13 +140,13 @@ def run() -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> str:
     """The import, and every page: a first visitor after the server's start, and later ones with nothing cached."""
-    rows = [{"page": name, "first, s": one["first_s"], "median, s": one["median_s"]}
-            for name, one in result["pages"].items()]  # fmt: skip
+    rows = [{"page": name, "drawn at the latest, s": one["drawn_s"], "all numbers, first visit, s": one["first_s"],
+             "median of later ones, s": one["median_s"]} for name, one in result["pages"].items()]  # fmt: skip
     rate = result["pairs"] / result["import_seconds"]
     return (
         f"{result['pairs']:,} pairs are imported in {result['import_seconds']:,} s ({rate:,.0f} pairs/s), with at most "
         f"{result['owner_peak_gb']} GB in the dashboard's process and {result['worker_peak_gb']} GB in the worker; the "
-        f"store then takes {result['store_gb']} GB on disk. Seconds of the server for a page, with Streamlit's cache "
-        f"and the charts emptied before each visit: the first after the start, and the median of {ROUNDS} more."
-        f"\n\n{table(rows)}"
+        f"store then takes {result['store_gb']} GB on disk. Seconds of the server for a page, with caches, "
+        f"kept answers and charts emptied before each of {ROUNDS + 1} visits: until it is drawn (without numbers that "
+        f"take longer, which then follow), and until every number is there.\n\n{table(rows)}"
     )

@@ -19,7 +19,7 @@ import streamlit as st
 from engine import kept
 from engine.store import Store
 
-LARGE = 500_000  # pairs of a dataset, from which on nothing slow is computed while a page is drawn
+LARGE = 100_000  # pairs of a dataset, from which on nothing slow is computed while a page is drawn
 PATIENCE_S = 1.0  # that a page waits in all before it says that something is being computed
 REMEMBERED = 64  # finished questions that a page may still come to fetch
 # Slow too, but not kept on disk: they read what has no marks (files, queues), or are asked in too many ways.

@@ -42,7 +42,7 @@ def results() -> dict[str, dict[str, Any]]:
                          "switch": {"n": 3, "errors": [], "median_ms": 321, "p95_ms": 400, "pages": {"Values": 321}}},
         },
         "pages": {"pairs": 160800, "import_seconds": 20.0, "owner_peak_gb": 0.7, "worker_peak_gb": 0.1,
-                  "store_gb": 0.06, "pages": {"pairs: search": {"first_s": 1.234, "median_s": 0.05}}},
+                  "store_gb": 0.06, "pages": {"pairs: search": {"drawn_s": 1.1, "first_s": 1.234, "median_s": 0.05}}},
         "audits": {"data": "synthetic labels and rewards", "cases": [
             {"pairs": 1000, "features": 15, "signet": {"Eq 1, one model": 0.5, "peak_gb": 0.2},
              "reference": {"pyfixest, Eq 1": 2.0, "peak_gb": 1.0}},
@@ -105,7 +105,9 @@ def test_sections_give_both_figures_and_their_ratio() -> None:
     assert "| 1,000 | 15 | Eq 1, one model | 0.5 | pyfixest, Eq 1 | 2 | 4 |" in audits.section(found["audits"])
     assert "| slice search |  | 1.5 |" in audits.section(found["audits"])
     assert "| 0.5 | 97.5 | 100 | 0.975 | 128 |" in asking.section(found["asking"])
-    assert "8,040 pairs/s" in pages.section(found["pages"]) and "| 1.234 | 0.05 |" in pages.section(found["pages"])
+    assert "8,040 pairs/s" in pages.section(found["pages"]) and "| 1.1 | 1.234 | 0.05 |" in pages.section(
+        found["pages"]
+    )
     told = sessions.section(found["sessions"])
     assert "| one session, warm | 2 | 0 | 300 |" in told and "| 3 sessions, 2 s of thought | 3 | 1 | 300 |" in told
     assert "- Jobs: KeyError: 'x'" in told and "321 ms" in told
