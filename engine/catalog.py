@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from engine import tallies
-from engine.records import SignetError
+from engine.records import SignetError, short_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ class Model:
     params: dict[str, Any]
     n_rewards: int
     n_truncated: int
+
+    @property
+    def short_revision(self) -> str:
+        """The revision as captions tell it."""
+        return short_revision(self.revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.records import SignetError, Turn
+from engine.records import SignetError, Turn, short_revision
 
 FORMATS = ("seal_pair", "qa_pair", "chat", "dialogue")
 DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -194,7 +194,7 @@ def drift_test(spec: ModelSpec, tested: dict[str, Any], n_pairs: int) -> dict[st
 def describe(spec: ModelSpec) -> str:
     """One line about a model for captions."""
     extra = ", ".join(f"{key} {value}" for key, value in spec.params.items() if key in ("format", "dtype") and value)
-    return f"{spec.name} ({spec.kind}, {spec.revision[:7]}{', ' + extra if extra else ''})"
+    return f"{spec.name} ({spec.kind}, {short_revision(spec.revision)}{', ' + extra if extra else ''})"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,3 +117,8 @@ PART_COLUMNS = {
     "rejected_n_turns": "INTEGER",
     "rejected": "VARCHAR",
 }
+
+
+def short_revision(revision: str) -> str:
+    """A commit or content address by its first 7 digits; words ("not told", "1.2") as they are."""
+    return revision[:7] if re.fullmatch(r"[0-9a-f]{8,}", revision) else revision

@@ -103,8 +103,8 @@ async def _inspect(kind: str, model: str, style: str, output: int | None, route:
         return facts
     except Busy as error:
         raise SignetError(
-            f"No {KINDS[kind]} server answers at {route['base_url']} ({error}); start it, or name its address with "
-            "--option base_url=http://HOST:PORT."
+            f"No {KINDS[kind]} server answers at {route['base_url']} ({error}); start it, or name its address "
+            "(base_url, http://HOST:PORT)."
         ) from None
     except (Refused, Declined, Failed, TooLong) as error:
         raise SignetError(str(error)) from None

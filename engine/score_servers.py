@@ -148,6 +148,8 @@ class Caller:
         try:
             async with self._session.request(method, url, json=body, allow_redirects=False) as found:
                 content = await found.read()
+        except aiohttp.ClientConnectorError as error:
+            raise Busy(f"cannot connect: {error.strerror or error.os_error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Busy(f"{type(error).__name__} {scrub(str(error), self._key)}".strip()) from None
         if found.status != 200:

@@ -73,7 +73,7 @@ every_labeler = (*([judge] if judge else []), *others)
 
 found = shared.read(audit_alignment.audit, data.dataset_id, before, after, every_labeler, order, part)
 shared.provenance(
-    data, f"{before.label} ({before.revision[:7]}) → {after.label} ({after.revision[:7]})",
+    data, f"{before.label} ({before.short_revision}) → {after.label} ({after.short_revision})",
     *(f"{b.taxonomy} by {b.label}" for b in every_labeler),
 )  # fmt: skip
 if judge is not None:

@@ -47,7 +47,7 @@ with st.container(horizontal=True):
 style = shared.read(columns.style_labels, data.dataset_id)
 setting = audit_imprint.Setting(labels, style, part, None, dummies, correction)
 found = shared.read(audit_imprint.model_imprints, data.dataset_id, setting, tuple(models), mode)
-shared.provenance(data, f"{labels.taxonomy} by {labels.label}", *(f"{m.label} ({m.revision[:7]})" for m in models))
+shared.provenance(data, f"{labels.taxonomy} by {labels.label}", *(f"{m.label} ({m.short_revision})" for m in models))
 shared.draft_warning(labels)
 fitted = [one for one in found if one.plain.coefficients]
 if not fitted:

@@ -8,6 +8,8 @@ import streamlit as st
 from pages import shared, waiting
 
 st.set_page_config(page_title="Signet", page_icon=":material/verified:", layout="wide")
+# A square chart has a width of its own; on a narrow screen it becomes smaller instead of being cut off.
+st.html('<style>[data-testid="stVegaLiteChart"] svg { max-width: 100%; height: auto; }</style>')
 
 
 def _password() -> str:

@@ -59,7 +59,7 @@ if not models:
     shared.provenance(data)
     shared.empty_rewards(data)
     st.stop()
-shared.provenance(data, *(f"{m.label} ({m.n_rewards:,} rewards, {m.revision[:7]})" for m in models))
+shared.provenance(data, *(f"{m.label} ({m.n_rewards:,} rewards, {m.short_revision})" for m in models))
 for m in models:
     if m.n_truncated:
         st.caption(

@@ -68,7 +68,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     correction = shared.correction_choice()
 shared.provenance(
     data, f"{rewriters[rewriter]:,} answers reworded by {rewriter}",
-    *([f"{labels.taxonomy} by {labels.label}"] if labels else []), *(f"{m.label} ({m.revision[:7]})" for m in models),
+    *([f"{labels.taxonomy} by {labels.label}"] if labels else []), *(f"{m.label} ({m.short_revision})" for m in models),
 )  # fmt: skip
 if labels is not None:
     shared.draft_warning(labels)

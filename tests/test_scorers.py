@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine import models
+from engine import models, records
 from engine.records import Entry, SignetError, Turn, turns_to_json
 from engine.scorers import open_scorer
 from engine.token_batches import token_batches
@@ -259,3 +259,11 @@ def test_token_batches_cover_all_within_budget() -> None:
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 1000 for batch in batches)
     in_order = lengths[np.concatenate(batches)]
     assert (np.diff(in_order) <= 0).all() and list(token_batches([], 1000)) == []
+
+
+@pytest.mark.parametrize(
+    ("revision", "told"),
+    [("0123456789abcdef", "0123456"), ("not told", "not told"), ("1.2", "1.2"), ("main", "main")],
+)
+def test_only_a_commit_is_shortened(revision: str, told: str) -> None:
+    assert records.short_revision(revision) == told
