@@ -148,7 +148,7 @@ def _heat(before: np.ndarray, after: np.ndarray) -> tuple[pd.DataFrame, pd.DataF
     was, now = before > 0, after > 0
     corners = pd.DataFrame(
         [
-            {"regime": name, "x": sx * reach * 0.97, "y": sy * reach * 0.97,
+            {"regime": name, "x": sx * reach * 0.97, "y": reach * (0.97 if sy > 0 else -0.84),  # two lines hang from it
              "align": "right" if sx > 0 else "left", "n": int(((was == (sx > 0)) & (now == (sy > 0))).sum())}
             for name, sx, sy in (("stayed aligned", 1, 1), ("became aligned", -1, 1), ("stayed misaligned", -1, -1),
                                  ("reversed", 1, -1))
