@@ -25,7 +25,7 @@ check: $(VENV)/.dev
 	$(RUN)/mypy
 
 test: check
-	$(RUN)/python -m pytest -q -ra -n auto --dist loadfile
+	$(RUN)/python -m pytest -q -ra -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks
