@@ -239,6 +239,7 @@ def run() -> dict[str, Any]:
         home = Path(os.environ.get("BENCH_SCALE_HOME") or Path(folder) / "store")
         result: dict[str, Any] = {"data": "synthetic pairs, rewards and labels", "pairs": PAIRS, "features": FEATURES}
         made = home / "made.json"  # how the store was made, for later runs on it
+        result["store_made_before"] = made.exists()
         if not made.exists():
             home.parent.mkdir(parents=True, exist_ok=True)
             parts = {"import": _apart("make", home), "fill": _apart("fill", home)}
@@ -265,13 +266,14 @@ def section(result: dict[str, Any]) -> str:
          "again, s": one["again_s"]}
         for name, one in result["pages"].items()
     ]  # fmt: skip
+    before = " (both measured when the store was made, by an earlier run)" if result.get("store_made_before") else ""
     peak = max(one["peak_gb"] for one in result["pages"].values())
     return (
         f"{result['pairs']:,} synthetic pairs ({got['source_gb']} GB of JSON lines). The import took "
         f"{got['import_s']:,.0f} s ({result['pairs'] / got['import_s']:,.0f} pairs/s); peak memory "
         f"{got['owner_peak_gb']} GB in the process that owns the store, {got['worker_peak_gb']} GB in the worker. "
         f"With rewards of two models, {result['features']} features labelled on every answer and 1% reworded the store "
-        f"has {fill['store_gb']} GB; counting it takes {fill['tallies_s']} s. Cutting a scoring job of all "
+        f"has {fill['store_gb']} GB; counting it takes {fill['tallies_s']} s{before}. Cutting a scoring job of all "
         f"{got['entries']:,} answers takes {job['create_s']:,.0f} s ({job['shards']:,} shards, {job['job_gb']} GB, "
         f"peak {job['peak_gb']} GB), taking in {job['take_8_entries']:,} results {job['take_8_s']} s.\n\n"
         "Server seconds of every page. A first drawing counts nothing long: it says that counting goes on, and the "

@@ -192,6 +192,7 @@ def test_the_benchmark_of_scale_runs_through_and_uses_its_store_again(
     assert asked == ["make", "fill", "jobs", "visit", "visit", "jobs", "visit", "visit"]
     assert first["import"] == again["import"] and first["import"]["entries"] == 600
     assert first["job"]["take_8_entries"] == again["job"]["take_8_entries"] > 0
+    assert "earlier run" in scale.section(again) and "earlier run" not in scale.section(first)
     assert "300 synthetic pairs" in scale.section(first) and "| pairs | 0.1 |" in scale.section(first)
     monkeypatch.setattr(scale, "PAIRS", 301)
     with pytest.raises(SystemExit, match="has 300 pairs, not 301"):
