@@ -146,9 +146,14 @@ class RemoteScorer:
         try:
             facts, evidence = self._runner.run(self._connect())
         except (Refused, Declined) as error:
+            self.close()
             raise SignetError(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
         differs = [key for key, value in facts.identity.items() if params.get(key) != value]
         if differs or facts.max_length != params["max_length"] or facts.revision not in ("", params["revision"]):
+            self.close()
             raise SignetError(f"{self._where} serves another model or length than when this job was made; start anew.")
         self._batch = facts.texts_a_request
         most = min(256, max(8, TEXTS_AT_ONCE // self._batch))
