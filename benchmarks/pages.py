@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.scale import WAITS
+from benchmarks.scale import draw, fresh
 from benchmarks.tables import table
 from engine.settings import BUILTIN, ROOT
 
@@ -74,7 +74,6 @@ def fill(store: Any) -> None:
 
 def _pages(home: Path) -> dict[str, dict[str, float]]:
     import streamlit as st
-    from streamlit.testing.v1 import AppTest
 
     from engine import drawn
 
@@ -86,23 +85,15 @@ def _pages(home: Path) -> dict[str, dict[str, float]]:
     for name, query in visits.items():
         times, first = [], []
         for _ in range(ROUNDS + 1):
-            app = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=120).run()
-            app.switch_page(f"{name.split(':')[0]}.py")
-            app.query_params["dataset"] = "scale"
-            for key, value in query.items():
-                app.query_params[key] = value
+            app = fresh(name.split(":")[0], query)
             st.cache_data.clear()  # what a first visitor waits, not what the caches give back
             drawn.forget()
             shutil.rmtree(home / "answers", ignore_errors=True)
             began = time.perf_counter()
-            draws = 0
-            while not draws or any(WAITS in one.value for one in app.info):  # it goes on until every number is there
-                app.run()
-                if app.exception:
-                    raise RuntimeError(f"{name}: {app.exception[0].value}")
-                draws += 1
-                if draws == 1:
-                    first.append(time.perf_counter() - began)
+            seconds, waits = draw(app)
+            first.append(seconds)
+            while waits:  # it goes on until every number is there
+                _, waits = draw(app)
             times.append(time.perf_counter() - began)
         found[name] = {"drawn_s": round(max(first), 3), "first_s": round(times[0], 3),
                        "median_s": round(statistics.median(times[1:]), 3)}  # fmt: skip

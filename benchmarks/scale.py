@@ -180,27 +180,32 @@ def jobs_at_scale(home: Path) -> dict[str, Any]:
     return found | {"peak_gb": _peak()}
 
 
+def fresh(page: str, query: dict[str, str]) -> Any:
+    """A new session at a page of the dataset `scale`, not drawn yet."""
+    from streamlit.testing.v1 import AppTest
+
+    app = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=600).run()
+    app.switch_page(f"{page}.py")
+    app.query_params["dataset"] = "scale"
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app
+
+
+def draw(app: Any) -> tuple[float, bool]:
+    """Seconds that the server takes to draw it, and whether it goes on when something is counted."""
+    began = time.perf_counter()
+    app.run()
+    if app.exception:
+        raise RuntimeError(app.exception[0].value)
+    return time.perf_counter() - began, any(WAITS in one.value for one in app.info)
+
+
 def visit(home: Path) -> dict[str, Any]:
     """Every page, as a new visitor finds it and then again: server seconds, and this process's peak memory so far."""
     logging.disable(logging.WARNING)
     os.environ["SIGNET_HOME"] = str(home)
     import streamlit as st
-    from streamlit.testing.v1 import AppTest
-
-    def draw(app: Any) -> tuple[float, bool]:
-        began = time.perf_counter()
-        app.run()
-        if app.exception:
-            raise RuntimeError(app.exception[0].value)
-        return time.perf_counter() - began, any(WAITS in one.value for one in app.info)
-
-    def fresh(page: str, query: dict[str, str]) -> Any:
-        app = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=600).run()
-        app.switch_page(f"{page}.py")
-        app.query_params["dataset"] = "scale"
-        for key, value in query.items():
-            app.query_params[key] = value
-        return app
 
     fresh("jobs", {}).run()  # the store is open, and Streamlit's own modules are loaded
     found: dict[str, Any] = {}

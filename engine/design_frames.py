@@ -106,7 +106,7 @@ def _assemble(
     low, high = _range(sides)
     at = sides - low
     chars = _dense(con, "SELECT entry_id, n_chars FROM entries WHERE entry_id BETWEEN ? AND ?", [low, high], low, high,
-                   np.int32(0))[at].astype(np.int32)  # fmt: skip
+                   np.int32(0))[at]  # fmt: skip
     columns = [Column(LENGTH, "Length (doublings of characters)", "numeric", "spoiler", "response", LENGTH, -1, 0)]
     words: list[NDArray[np.uint64]] = []
     numbers: list[NDArray[np.float32]] = [np.log2(1 + chars.astype(np.float32))[:, :, None]]
@@ -137,11 +137,11 @@ def _assemble(
             con, "SELECT entry_id, reward FROM rewards WHERE model_id = ? AND entry_id BETWEEN ? AND ?",
             [model.model_id, low, high], low, high, np.nan,
         )[at]  # fmt: skip
-    empty_words = np.zeros((len(chosen), 2, 0), dtype=np.uint64)
+    words = words or [np.zeros((len(chosen), 2, 0), dtype=np.uint64)]
     return Design(
-        **base, subsets=subsets, chars=chars, words=_beside(words) if words else empty_words,
-        numbers=_beside(numbers), known=known, rewards=rewards, models=tuple(m.label for m in models),
-        columns=tuple(columns), sources=tuple(s.name for s in sources),
+        **base, subsets=subsets, chars=chars, words=_beside(words), numbers=_beside(numbers), known=known,
+        rewards=rewards, models=tuple(m.label for m in models), columns=tuple(columns),
+        sources=tuple(s.name for s in sources),
     )  # fmt: skip
 
 

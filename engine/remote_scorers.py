@@ -143,18 +143,13 @@ class RemoteScorer:
         self._suspect = math.inf  # characters from which on a text has been found too long for the model
         self._keeps_end: bool | None = None
         self.throttle = Throttle(params["concurrency"])
+        self._server: Server = open_server(self._kind, params["base_url"], self._model, params["format"], _key())
+        self._cutting = asyncio.Lock()
         try:
             facts, evidence = self._runner.run(self._connect())
-        except (Refused, Declined) as error:
-            self.close()
-            raise SignetError(str(error)) from None
         except BaseException:
             self.close()
             raise
-        differs = [key for key, value in facts.identity.items() if params.get(key) != value]
-        if differs or facts.max_length != params["max_length"] or facts.revision not in ("", params["revision"]):
-            self.close()
-            raise SignetError(f"{self._where} serves another model or length than when this job was made; start anew.")
         self._batch = facts.texts_a_request
         most = min(256, max(8, TEXTS_AT_ONCE // self._batch))
         self.throttle = Throttle(params["concurrency"], most)
@@ -165,11 +160,11 @@ class RemoteScorer:
         }  # fmt: skip
 
     async def _connect(self) -> tuple[Facts, str]:
-        self._server: Server = open_server(
-            self._kind, self._params["base_url"], self._model, self._params["format"], _key()
-        )
-        self._cutting = asyncio.Lock()
         facts = await self._patiently(self._server.facts)
+        differs = [key for key, value in facts.identity.items() if self._params.get(key) != value]
+        known = ("", self._params["revision"])
+        if differs or facts.max_length != self._params["max_length"] or facts.revision not in known:
+            raise SignetError(f"{self._where} serves another model or length than when this job was made; start anew.")
         evidence = await self._patiently(lambda: self._server.settle(self._params["raw"]))
         reply = await self._patiently(lambda: self._server.ask(PROBES[:1]))
         _check_outputs(reply.rows[0], self._params["output"], self._model)
